@@ -159,7 +159,14 @@ class InferenceHttpApi(Construct):
         stage.access_log_settings = apigatewayv2.CfnStage.AccessLogSettingsProperty(
             destination_arn=self.log_group.log_group_arn, format=json.dumps(_LOGGED)
         )
-        add_metadata(self.api, "http-api", path=PATH)
+        add_metadata(
+            self.api,
+            "http-api",
+            path=PATH,
+            api_stage=_STAGE,
+            content_types=list(content_types),
+            signed=authorizer is None,
+        )
         self.url = f"{self.api.api_endpoint}{PATH}"
         self.openapi = document(
             metrics_name(function),

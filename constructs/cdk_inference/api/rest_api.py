@@ -216,7 +216,15 @@ class InferenceRestApi(Construct):
             wafv2.CfnWebACLAssociation(
                 self, "Firewall", resource_arn=self.api.deployment_stage.stage_arn, web_acl_arn=web_acl_arn
             )
-        add_metadata(self.api, "rest-api", path=PATH)
+        add_metadata(
+            self.api,
+            "rest-api",
+            path=PATH,
+            api_stage=_STAGE,
+            content_types=list(content_types),
+            signed=authorizer is None and not anonymous,
+            api_key=api_key_required,
+        )
         self.url = self.api.url_for_path(PATH)
         self.openapi = document(
             metrics_name(self),

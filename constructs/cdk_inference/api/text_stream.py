@@ -175,7 +175,14 @@ class TextStream(StageFunction):
                 "ModelDelivery.s3(), or a smaller model"
             )
         self.model_version = model.version
-        add_metadata(self.function, "function", stage=id, model=model_facts(model.manifest))
+        add_metadata(
+            self.function,
+            "function",
+            stage=id,
+            model=model_facts(model.manifest),
+            text_stream=self.node.path,
+            content_types=list(content_types),
+        )
         warn_of_memory(self, model, memory_size)
         cors = lambda_.FunctionUrlCorsOptions(
             allowed_origins=list(allowed_origins),

@@ -211,8 +211,9 @@ def console(
 
     background = Background(project)
     cloud = background.cloud()
-    if pipeline is not None:
-        cloud.pipeline(pipeline)  # which says what there is
+    names = sorted([*cloud.pipelines(), *cloud.text_streams()])
+    if pipeline is not None and pipeline not in names:
+        raise LocalError(f"pipeline must be one of {', '.join(names) or 'none'}, got {pipeline!r}")
     with Page(
         background.cloud,
         pipeline=pipeline,

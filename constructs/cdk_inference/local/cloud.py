@@ -23,7 +23,7 @@ from cdk_inference.local.errors import LocalError, MissingContextError
 from cdk_inference.local.failures import FailureFeed
 from cdk_inference.local.live_code import LiveCode, deployed_functions
 from cdk_inference.local.source_files import scan
-from cdk_inference.local.stacks import BOOTSTRAP_STACK, Stack, deployed
+from cdk_inference.local.stacks import BOOTSTRAP_STACK, Owners, Stack, deployed
 from cdk_inference.local.uploads import Outcome, Pipeline, Upload
 
 if TYPE_CHECKING:
@@ -53,6 +53,13 @@ def _deployer(assembly: Path) -> aws.Env:
     """Return whose root deploys an assembly: that of its account, or the default if it is for several."""
     accounts = {env.account for env in environments(assembly)}
     return aws.Env(accounts.pop()) if len(accounts) == 1 else aws.Env()
+
+
+def _by_name(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline]:
+    """Return pipelines by name; those with the same name, by name, account and region."""
+    found = list(pipelines)
+    often = Counter(each.name for each in found)
+    return {each.name if often[each.name] == 1 else f"{each.name}@{'/'.join(each.env)}": each for each in found}
 
 
 def _asset_bytes(assembly: Path) -> int:
@@ -384,31 +391,48 @@ class Cloud:
     def pipelines(self) -> dict[str, Pipeline]:
         """Return the deployed pipelines by name; of those with the same name, by name, account and region."""
         facts: dict[tuple[str, aws.Env], dict[str, Any]] = {}
-        for resource in self.resources():
-            if name := resource.metadata.get("pipeline"):
-                known = facts.setdefault((str(name), resource.env), {"parts": Parts(env=resource.env)})
+        resources = self.resources()
+        owners = Owners(resources)
+        # The trigger of many items has another one within, whose facts those of the outer one replace.
+        for resource in sorted(resources, key=lambda each: len(owners.way(each)), reverse=True):
+            if name := owners.pipeline(resource):
+                known = facts.setdefault((name, resource.env), {"parts": Parts(env=resource.env)})
                 known |= resource.metadata
                 known["parts"].add(resource)
                 if resource.metadata["role"] == "dead-letter-queue":
                     known["dead_letter_queue"] = resource.physical_id
-        found = [
-            Pipeline(
-                self.endpoint,
-                name,
-                inbox=known["bucket"],
-                prefix=known.get("prefix") or "",
-                table=known["table"],
-                dead_letter_queue=known.get("dead_letter_queue"),
-                parts=known["parts"],
-                check=self.check,
-                report=self._report,
-                told=self._told,
+        return _by_name(self._pipeline(name, known) for (name, _), known in facts.items() if known.get("table"))
+
+    def text_streams(self) -> dict[str, Pipeline]:
+        """Return the deployed functions that stream texts by name, as pipelines without an inbox and without rows."""
+        found = [each for each in self.resources() if "text_stream" in each.metadata]
+        return _by_name(
+            self._pipeline(
+                str(each.metadata["text_stream"]),
+                {"parts": Parts(functions={each.physical_id: str(each.metadata["stage"])}, env=each.env)},
             )
-            for (name, _), known in facts.items()
-            if known.get("bucket") and known.get("table")
-        ]
-        often = Counter(pipeline.name for pipeline in found)
-        return {each.name if often[each.name] == 1 else f"{each.name}@{'/'.join(each.env)}": each for each in found}
+            for each in found
+        )
+
+    def _pipeline(self, name: str, known: Mapping[str, Any]) -> Pipeline:
+        # A name from another stack is a reference that only CloudFormation knows.
+        named = {key: value for key in ("bucket", "source") if isinstance(value := known.get(key), str)}
+        source, parts = named.get("source"), known["parts"]
+        if source is not None and source.startswith("sqs:") and parts.queue is None:
+            parts.queue = source.removeprefix("sqs:")  # a queue of the user's own
+        return Pipeline(
+            self.endpoint,
+            name,
+            inbox=named.get("bucket"),
+            prefix=known.get("prefix") or "",
+            source=source,
+            table=known.get("table"),
+            dead_letter_queue=known.get("dead_letter_queue"),
+            parts=parts,
+            check=self.check,
+            report=self._report,
+            told=self._told,
+        )
 
     def pipeline(self, name: str | None = None) -> Pipeline:
         """Return a deployed pipeline.
@@ -416,7 +440,7 @@ class Cloud:
         Parameters
         ----------
         name
-            Its name; may be left out if there is only one.
+            Its name; may be left out if there is only one, or only one with an inbox.
 
         Raises
         ------
@@ -427,6 +451,8 @@ class Cloud:
         if not found:
             raise LocalError("a pipeline must be deployed in the embedded AWS, got none; deploy an app first")
         names = ", ".join(sorted(found))
+        if name is None:
+            found = {known: each for known, each in found.items() if each.inbox is not None} or found
         if name is None and len(found) > 1:
             raise LocalError(f"pipeline must be one of {names}, got none; choose one")
         if name is not None and name not in found:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
 from cdk_inference.local.emulator.parts import LATE_MS, group_events, log_group
+from cdk_inference.local.stacks import Owners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -401,15 +402,15 @@ def _parsed(line: str) -> dict[str, object]:
 def _functions(cloud: Cloud, pipeline: str | None) -> list[_Function]:
     """Return the deployed functions, or those of a pipeline."""
     resources = cloud.resources()
-    queues = {}
-    for each in resources:
+    owners, queues = Owners(resources), {}
+    for each in sorted(resources, key=lambda one: len(owners.way(one)), reverse=True):
         if each.metadata.get("role") == "queue":
-            queues[each.metadata.get("pipeline"), each.env] = each
+            queues[owners.pipeline(each), each.env] = each
     found = []
     for each in resources:
-        if each.type != "AWS::Lambda::Function" or pipeline not in (None, each.metadata.get("pipeline")):
+        if each.type != "AWS::Lambda::Function" or pipeline not in (None, owners.pipeline(each)):
             continue
-        group, name = log_group(cloud.endpoint, each.physical_id, each.env), each.metadata.get("pipeline")
+        group, name = log_group(cloud.endpoint, each.physical_id, each.env), owners.pipeline(each)
         function = _Function(each.label, group, each.env, str(name or ""))
         if queue := queues.get((name, each.env)):
             url = f"{cloud.endpoint}/{queue.env.account}/{queue.physical_id.rsplit('/', 1)[-1]}"

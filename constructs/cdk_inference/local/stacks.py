@@ -13,7 +13,7 @@ from cdk_inference.local.aws import DEFAULT_ENV, Env
 from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from cdk_inference.errors import InferenceError
 
@@ -39,7 +39,8 @@ class Resource:
     properties
         Its properties as in the template, references unresolved.
     metadata
-        The facts that our constructs add: ``role``, ``pipeline`` and more; references are resolved.
+        The facts that our constructs add: ``role``, ``pipeline`` and more; references, and names made of them, are
+        resolved.
     env
         Its account and region.
     """
@@ -155,12 +156,17 @@ class Stack:
         ]
 
     def _resolved(self, physical: Mapping[str, str], value: Any) -> Any:  # noqa: ANN401
-        """Return the value that a fact refers to: in the stack, in the one around it, or in another one."""
+        """Return a fact with what it refers to: in the stack, in the one around it, or in another one."""
         match value:
             case {"Ref": str(name), **others} if not others:
                 return physical[name] if name in physical else self._parameters.get(name)
             case {"Fn::ImportValue": str(name), **others} if not others:
                 return self._exports.get(name)
+            case {"Fn::GetAtt": [str(name), "QueueName"]} if name in physical:
+                return physical[name].rpartition("/")[2]  # of its URL
+            case {"Fn::Join": [str(between), list(parts)]}:
+                found = [self._resolved(physical, part) for part in parts]
+                return between.join(found) if all(isinstance(part, str) for part in found) else value
         return value
 
     @cached_property
@@ -202,6 +208,40 @@ class Stack:
             got = "none; name one" if name is None else f"'{name}'"
             raise error(f"{fact} must be one of {', '.join(sorted(found))}, got {got}")
         return found[name]
+
+
+class Owners:
+    """Tells which pipeline resources belong to: a trigger may be outside of the pipeline that it feeds.
+
+    Parameters
+    ----------
+    resources
+        Deployed resources, with those that take the messages of triggers.
+    """
+
+    def __init__(self, resources: Iterable[Resource]) -> None:
+        self._feeds = {
+            (str(each.metadata["trigger"]), each.env): str(each.metadata["feeds"])
+            for each in resources
+            if "feeds" in each.metadata
+        }
+
+    def way(self, resource: Resource) -> list[str]:
+        """Return the paths from a resource to its pipeline, which is the last one; empty if it belongs to none.
+
+        The way of the inner trigger of an `S3ItemsTrigger` leads through that trigger.
+        """
+        facts = resource.metadata
+        path = self._feeds.get((str(facts.get("trigger")), resource.env)) or facts.get("pipeline")
+        found: list[str] = []
+        while path and path not in found:
+            found.append(str(path))
+            path = self._feeds.get((str(path), resource.env))
+        return found
+
+    def pipeline(self, resource: Resource) -> str | None:
+        """Return the path of the pipeline; None if the resource belongs to none."""
+        return next(reversed(self.way(resource)), None)
 
 
 def deployed(cloudformation: Any) -> dict[str, str]:  # noqa: ANN401

@@ -109,11 +109,13 @@ class Pipeline:
     name
         Name of the pipeline.
     inbox
-        Name of the bucket where objects land.
+        Name of the bucket where objects land; None if items come from somewhere else.
     prefix
         The beginning that keys must have.
     table
-        Name of the results table.
+        Name of the results table; None if there are no rows.
+    source
+        The name that rows have for where such items come from, such as ``"sqs:orders"``. Default: unknown.
     dead_letter_queue
         Name or URL of the dead-letter queue, if there is one.
     parts
@@ -132,9 +134,10 @@ class Pipeline:
         endpoint: str,
         name: str,
         *,
-        inbox: str,
+        inbox: str | None,
         prefix: str,
-        table: str,
+        table: str | None,
+        source: str | None = None,
         dead_letter_queue: str | None = None,
         parts: Parts | None = None,
         check: Callable[[], None] | None = None,
@@ -150,6 +153,7 @@ class Pipeline:
         self.dead_letter_queue = dead_letter_queue
         self.name = name
         self.inbox = inbox
+        self.source = source
         self.prefix = prefix
         self.env = self.parts.env
         self._s3 = aws.client(endpoint, "s3", self.env)
@@ -169,7 +173,17 @@ class Pipeline:
         -------
         Upload
             To wait for.
+
+        Raises
+        ------
+        LocalError
+            If it has no inbox.
         """
+        if self.inbox is None:
+            raise LocalError(
+                f"pipeline must have an inbox for this, got {self.name}, whose items come from "
+                f"{self.source or 'somewhere else'}; send them there, or use the console"
+            )
         at = datetime.now(UTC)
         at = at.replace(microsecond=at.microsecond // 1000 * 1000)  # rows carry milliseconds
         with answering(self._check):
@@ -288,6 +302,8 @@ class Pipeline:
         return found
 
     def _rows(self) -> list[dict[str, Any]]:
+        if self.table is None:
+            return []
         read = TypeDeserializer().deserialize
         pages = self._dynamodb.get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True)
         return [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]

@@ -13,7 +13,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.metadata import add_metadata
+from cdk_inference.common.metadata import add_metadata, pipeline_path
 from cdk_inference.common.principals import pipes_principal
 from cdk_inference.common.props.deprecations import renamed_attribute
 from cdk_inference.common.props.descriptions import PIPE, ROLE, described
@@ -143,9 +143,14 @@ class ITrigger(Construct):
         """The variables that say the same to a function without a pipe."""
         return {}
 
-    def _mark(self, consumer: IConstruct, role: str) -> None:
-        """Write into the metadata of what takes the messages where its items come from."""
-        add_metadata(consumer, role, source=self.source)
+    def _mark(self, consumer: IConstruct, role: str, target: IConstruct) -> None:
+        """Write into the metadata of what takes the messages where its items come from, and whom it feeds."""
+        add_metadata(consumer, role, **self._origin, trigger=self.node.path, feeds=pipeline_path(target))
+
+    @property
+    def _origin(self) -> dict[str, str]:
+        """The facts that say where the items come from."""
+        return {"source": self.source}
 
     def _create_dead_letter_queue(self) -> sqs.Queue:
         queue = sqs.Queue(
@@ -156,7 +161,7 @@ class ITrigger(Construct):
             enforce_ssl=True,
             retention_period=Duration.days(14),
         )
-        add_metadata(queue, "dead-letter-queue")
+        add_metadata(queue, "dead-letter-queue", trigger=self.node.path)
         acknowledgments.explain(queue, "dead-letter-queue")
         return queue
 
@@ -179,7 +184,8 @@ class ITrigger(Construct):
             ),
             max_message_size_bytes=max_message_size,
         )
-        add_metadata(queue, "queue", max_receive_count=self.max_receive_count)  # SQS's own may be higher
+        # SQS's own count may be higher.
+        add_metadata(queue, "queue", max_receive_count=self.max_receive_count, trigger=self.node.path)
         return queue
 
     @property
@@ -254,7 +260,7 @@ class ITrigger(Construct):
         )
         for policy in role.node.children:  # the pipe checks its permissions when it is created
             pipe.node.add_dependency(policy)
-        self._mark(pipe, "pipe")
+        self._mark(pipe, "pipe", workflow)
         self._pipe = pipe
         return pipe
 
@@ -299,7 +305,7 @@ class ITrigger(Construct):
             else lambda_.CfnEventSourceMapping.ScalingConfigProperty(maximum_concurrency=max_concurrency),
         )
         mapping.node.add_dependency(function.role)  # Lambda checks the permissions when the mapping is created
-        self._mark(mapping, "mapping")
+        self._mark(mapping, "mapping", function)
         return mapping
 
     def grant_send_dead_letter(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -437,8 +443,9 @@ class IS3Trigger(ITrigger):
         """The name of the bucket."""
         return self.bucket.bucket_name
 
-    def _mark(self, consumer: IConstruct, role: str) -> None:
-        add_metadata(consumer, role, bucket=self.source, prefix=self.prefix)
+    @property
+    def _origin(self) -> dict[str, str]:
+        return {"bucket": self.source, "prefix": self.prefix}
 
     def allow_undelivered(self, rule: events.CfnRule) -> None:
         """Let a rule of EventBridge put what else got lost into ``undelivered_queue``."""

@@ -304,7 +304,7 @@ def create_inbox(
     )
     # The L2 prop would add a custom resource whose role has a wildcard (aws-cdk#24086).
     cast("s3.CfnBucket", bucket.node.default_child).notification_configuration = notifications
-    add_metadata(bucket, "inbox")
+    add_metadata(bucket, "inbox", trigger=scope.node.path)
     return bucket
 
 

@@ -159,7 +159,7 @@ class ScheduleTrigger(ITrigger):
             for name, message in messages.items()
         }
         for each in self.schedules.values():
-            add_metadata(each, "schedule")
+            add_metadata(each, "schedule", trigger=self.node.path)
 
     @property
     def source(self) -> str:

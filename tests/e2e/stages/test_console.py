@@ -29,6 +29,9 @@ pytestmark = pytest.mark.e2e
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}\u202e.txt"
 ASSETS = "cdk-hnb659fds-assets-000000000000-us-east-1"
+EXPLAINED = """
+async (given) => (await import("/page/explanations.js")).explained(given, { drawn: false }).textContent
+"""
 REFUSED = "</td><script>alert(1)<script>.txt"
 
 
@@ -199,6 +202,25 @@ def test_the_object_of_another_pipelines_error_is_shown_and_the_same_error_is_to
     expect(dialog.locator(".text")).to_have_text("return [1, 2, 3, 4]")
     page.keyboard.press("Escape")
     expect(page).to_have_title("Stages/Fused · cdk-inference console")
+    page.get_by_role("combobox", name="Pipeline").select_option("Stages/Obedient")
+    expect(page).to_have_title("Stages/Obedient · cdk-inference console")
+
+
+def test_an_explanation_says_what_each_part_adds(page: Page, cloud: LocalCloud) -> None:
+    tables = cloud.pipeline("Stages/Tables")
+    tables.put("rows/why on the page.json", b'{"a": 3, "b": 1, "c": 0.5, "d": -1}')
+    page.get_by_role("combobox", name="Pipeline").select_option("Stages/Tables")
+    page.locator("#rows tbody tr").filter(has_text="why on the page").get_by_role("button").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".weights th")).to_have_count(4)
+    expect(dialog.locator(".weights th").first).to_have_text("a")  # the field that adds most
+    expect(dialog.locator(".explanation dd").first).to_have_text("shapley")
+    page.keyboard.press("Escape")
+    for explanation, shown in (
+        ({"method": "rise", "reason": "<b>late</b>"}, "There is no explanation: <b>late</b>"),
+        ({"tokens": [{"token": "<i>no</i>", "weight": -0.5}, {"token": " go", "weight": 0.1}]}, "<i>no</i>"),
+    ):
+        assert shown in page.evaluate(EXPLAINED, explanation)
     page.get_by_role("combobox", name="Pipeline").select_option("Stages/Obedient")
     expect(page).to_have_title("Stages/Obedient · cdk-inference console")
 

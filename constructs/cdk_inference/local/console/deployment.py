@@ -48,7 +48,7 @@ class Deployment:
         self._cloud: Cloud | None = None
         self._marks: object = None
         self._views: dict[str, PipelineView] = {}
-        self._functions: dict[str, list[Resource]] = {}
+        self._functions: list[Resource] = []
         self._costs: dict[str, str] = {}
 
     def look(self, name: str | None) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Deployment:
         """Return the functions of a pipeline."""
         with self._lock:
             view = self._view(name)
-            return self._functions.get(view.pipeline.name, [])
+            return [each for each in self._functions if each.physical_id in view.pipeline.parts.functions]
 
     def recorded_costs(self, name: str | None) -> str | None:
         """Return what the deployed template has on the costs of a pipeline, if it has something."""
@@ -110,7 +110,8 @@ class Deployment:
             topic = (failure.stage, failure.keys, failure.traceback)  # the same error of the next try
             # Only a pipeline with an inbox has objects to show.
             view = self._views.get(failure.pipeline) if len(failure.keys) == 1 else None
-            about = None if view is None else NoticeObject(failure.pipeline, view.pipeline.inbox, keys[0])
+            inbox = None if view is None else view.pipeline.inbox
+            about = None if inbox is None else NoticeObject(failure.pipeline, inbox, keys[0])
             self._notices.add("failure", title, failure.traceback, at=failure.at, about=about, topic=topic)
 
     def _view(self, name: str | None) -> PipelineView:
@@ -118,7 +119,7 @@ class Deployment:
         wanted = name or self._first or next(iter(self._views), None)
         if wanted is None:
             raise LocalError(
-                "a pipeline with an inbox must be deployed in the embedded AWS, got none; deploy one first"
+                "a pipeline or a TextStream must be deployed in the embedded AWS, got none; deploy one first"
             )
         if wanted not in self._views:
             raise LocalError(f"pipeline must be one of {', '.join(self._views)}, got {wanted!r}")
@@ -138,13 +139,10 @@ class Deployment:
         marks = aws.call(cloud.endpoint, aws.ENVIRONMENTS)["marks"]
         if marks == self._marks:
             return
-        pipelines = cloud.pipelines()
+        pipelines = cloud.pipelines() | cloud.text_streams()
         self._views = {name: PipelineView(cloud.endpoint, pipelines[name]) for name in sorted(pipelines)}
-        self._functions, self._costs = {}, {}
-        functions = cloud.resources(type="AWS::Lambda::Function")
-        for function in functions:
-            self._functions.setdefault(str(function.metadata.get("pipeline")), []).append(function)
-        for name, env in {(function.stack, function.env) for function in functions}:
+        self._functions, self._costs = cloud.resources(type="AWS::Lambda::Function"), {}
+        for name, env in {(function.stack, function.env) for function in self._functions}:
             template = Stack(aws.client(cloud.endpoint, "cloudformation", env), name, env).template()
             self._costs |= mapping(mapping(template.get("Metadata")).get(METADATA_KEY))
         self._marks = marks

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdk_inference.drawings.layout import draw
 from cdk_inference.local import aws
-from cdk_inference.local.console.rows import values
+from cdk_inference.local.console.rows import milliseconds, values
 from cdk_inference.local.emulator.parts import log_events
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cdk_inference.drawings.layout import Drawing
     from cdk_inference.local.console.pipeline_view import PipelineView
     from cdk_inference.local.console.traces import Trace
+    from cdk_inference.local.messages import Message
 
 _MOST_ROWS = 50  # of one object
 _MOST_ENTRIES = 200  # of the logs
@@ -40,16 +41,17 @@ def details(view: PipelineView, bucket: str, key: str) -> dict[str, Any]:
     """
     traces = view.executions.of(key)
     dead = [message for message in view.dead_letters() if message.key == key]
+    rows = _rows(view, bucket, key)
     return {
         "key": key,
         "bucket": bucket,
-        "rows": _rows(view, bucket, key),
+        "rows": rows,
         "dead": [
             {"id": message.id, "reason": message.reason, "sent": message.sent, "event": message.event}
             for message in dead
         ],
         "executions": [execution(view, trace, key) for trace in traces[:5]],
-        "logs": _logs(view, key, traces),
+        "logs": _logs(view, key, traces, [*(row.get("event_time") for row in rows[:1]), *_times(dead)]),
     }
 
 
@@ -122,6 +124,8 @@ def _drawing(drawing: Drawing, statuses: dict[str, str]) -> dict[str, Any]:
 
 
 def _rows(view: PipelineView, bucket: str, key: str) -> list[dict[str, Any]]:
+    if view.pipeline.table is None:
+        return []
     dynamodb = aws.client(view.endpoint, "dynamodb", view.pipeline.env)
     found = dynamodb.query(
         TableName=view.pipeline.table,
@@ -135,15 +139,24 @@ def _rows(view: PipelineView, bucket: str, key: str) -> list[dict[str, Any]]:
     return sorted((values(item) for item in found), key=lambda row: str(row["recorded_at"]), reverse=True)
 
 
-def _logs(view: PipelineView, key: str, traces: Sequence[Trace]) -> list[dict[str, Any]]:
-    """Return what was logged of an object: the entries with its key, or with the id of a message that brought it."""
-    if not traces:
+def _times(dead: Iterable[Message]) -> Iterator[object]:
+    for message in dead:
+        yield message.event.get("time")
+
+
+def _logs(view: PipelineView, key: str, traces: Sequence[Trace], events: Iterable[object]) -> list[dict[str, Any]]:
+    """Return what was logged of an object: the entries with its key, or with the id of a message that brought it.
+
+    Without a workflow, they are looked for from the time of its event on.
+    """
+    began = [trace.started for trace in traces] or [at for event in events if (at := milliseconds(event))]
+    if not began:
         return []
     ids = {id for trace in traces for id in trace.messages if trace.objects[id] == key}
     about = _names({key, json.dumps(key)[1:-1], *ids})
     parts = view.pipeline.parts
-    since = min(trace.started for trace in traces) - _BEFORE_MS
-    until = None if traces[0].stopped is None else traces[0].stopped + _AFTER_MS
+    since = min(began) - _BEFORE_MS
+    until = traces[0].stopped + _AFTER_MS if traces and traces[0].stopped is not None else None
     events = log_events(view.endpoint, parts.functions, since=since, env=parts.env)
     found = [
         entry

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdk_inference.local import aws
 from cdk_inference.local.console.executions import Executions
+from cdk_inference.local.console.inputs import inputs_of
 from cdk_inference.local.console.rows import Rows
 from cdk_inference.local.emulator.parts import machine_arn
 from cdk_inference.local.messages import messages, queue_url
@@ -27,6 +28,7 @@ SHOWN = 200
 _SHOWN_EXECUTIONS = 50
 _SHOWN_KEYS = 50  # of a place
 _PEEKED = 200  # messages of the queue, whose bodies are read for their keys
+_MOST_BODY = 200  # characters of a dead letter that is about no object
 _LISTED = 1000  # objects of the inbox that are counted
 _QUEUE_COUNTS = (
     "ApproximateNumberOfMessages",
@@ -58,7 +60,8 @@ class PipelineView:
         self._sqs = aws.client(endpoint, "sqs", env)
         self._s3 = aws.client(endpoint, "s3", env)
         dynamodb = aws.client(endpoint, "dynamodb", env)
-        self.rows = Rows(dynamodb, pipeline.table, inbox=pipeline.inbox, prefix=pipeline.prefix)
+        self.rows = Rows(dynamodb, pipeline.table, _prefixes(pipeline))
+        self.inputs = {each.name: each for each in inputs_of(endpoint, pipeline)}
         machines = [machine_arn(name, env) for name in parts.workflows]
         self.executions = Executions(aws.client(endpoint, "stepfunctions", env), machines, parts.functions)
         of_machines = [stage for machine in self.executions.machines.values() for stage in machine.stages.values()]
@@ -121,9 +124,12 @@ class PipelineView:
         pipeline = self.pipeline
         return {
             "name": pipeline.name,
-            "inbox": pipeline.inbox,
+            "inbox": pipeline.inbox or "",
             "prefix": pipeline.prefix,
-            "table": pipeline.table,
+            "source": pipeline.source or "",
+            "table": pipeline.table or "",
+            "queue": pipeline.parts.queue is not None,
+            "inputs": [each.described() for each in self.inputs.values()],
             "stages": self.stages,
             "has_machines": bool(self.executions.machines),
         }
@@ -137,24 +143,23 @@ class PipelineView:
         return tuple(int(found[name]) for name in _QUEUE_COUNTS)
 
     def _places(self, queue: tuple[int, ...]) -> list[Section]:
-        """Return where objects are now, in the order of their way."""
+        """Return where objects are now, in the order of their way; nowhere if there are only requests."""
+        if self.pipeline.table is None:
+            return []
         visible, delayed, in_flight = queue
         inside = self.executions.positions()
         busy = sum(map(len, inside.values()))
         if not self.executions.machines:  # Lambda itself takes the messages
             busy = in_flight
         again = max(0, in_flight - busy)
-        listed = self._s3.list_objects_v2(Bucket=self.pipeline.inbox, Prefix=self.pipeline.prefix, MaxKeys=_LISTED)
         waiting = self._waiting(inside) if 0 < visible + again <= _PEEKED else []
         statuses = self.rows.statuses()
         return [
-            _place("inbox", "Inbox", listed["KeyCount"], more=listed["IsTruncated"], note="objects in the bucket"),
-            _place(
-                "queue",
-                "Queue",
-                len(waiting) or visible + delayed + again,
-                keys=waiting,
-                note="waiting",
+            *self._inbox(),
+            *(
+                [_place("queue", "Queue", len(waiting) or visible + delayed + again, keys=waiting, note="waiting")]
+                if self.pipeline.parts.queue is not None
+                else []
             ),
             *(
                 _place(
@@ -171,6 +176,13 @@ class PipelineView:
             _place("rejected", "Rejected", statuses["REJECTED"] + statuses["FAILED"], note="rows with a reason"),
             _place("dead", "Dead letters", len(self._dead), note="given up"),
         ]
+
+    def _inbox(self) -> list[Section]:
+        if self.pipeline.inbox is None:
+            return []
+        listed = self._s3.list_objects_v2(Bucket=self.pipeline.inbox, Prefix=self.pipeline.prefix, MaxKeys=_LISTED)
+        count, more = listed["KeyCount"], listed["IsTruncated"]
+        return [_place("inbox", "Inbox", count, more=more, note="objects in the bucket")]
 
     def _median(self, stage: str) -> int | None:
         """Return how long a stage usually takes, in milliseconds; None if it is not known."""
@@ -214,6 +226,14 @@ class PipelineView:
         }
 
 
+def _prefixes(pipeline: Pipeline) -> dict[str, str]:
+    """Return what rows name as the bucket of a pipeline's items, with the beginning of their keys."""
+    inbox = pipeline.inbox
+    objects = {} if inbox is None else {inbox: pipeline.prefix, f"s3:{inbox}": pipeline.prefix}  # items of objects
+    requests = {f"apigateway:{api.physical_id}": "" for api in pipeline.parts.apis}
+    return {**({} if pipeline.source is None else {pipeline.source: ""}), **requests, **objects}
+
+
 def _place(
     kind: str,
     title: str,
@@ -230,7 +250,8 @@ def _place(
 
 
 def _letter(message: Message) -> Section:
-    return {"id": message.id, "key": message.key, "reason": message.reason[:2000], "sent": message.sent}
+    text = "" if message.key else message.body[:_MOST_BODY]
+    return {"id": message.id, "key": message.key, "text": text, "reason": message.reason[:2000], "sent": message.sent}
 
 
 def _listed(trace: Trace) -> Section:

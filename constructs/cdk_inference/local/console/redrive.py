@@ -96,7 +96,7 @@ def score_again(endpoint: str, pipeline: Pipeline, rows: Iterable[Mapping[str, A
     bodies = [
         json.dumps(event_of(row, pipeline.env))
         for row in rows
-        if row["status"] in REPEATABLE and row["bucket"] == pipeline.inbox
+        if row["status"] in REPEATABLE and row["bucket"] == pipeline.inbox  # others have no event
     ]
     for first in range(0, len(bodies), _BATCH):
         _send(sqs, target, bodies[first : first + _BATCH])

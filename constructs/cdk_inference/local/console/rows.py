@@ -32,24 +32,24 @@ class Rows:
     dynamodb
         Client of DynamoDB.
     table
-        Name of the table.
-    inbox
-        Name of the pipeline's bucket; other pipelines may write to the table too.
-    prefix
-        The beginning of the keys of the pipeline's objects.
+        Name of the table; None if there are no rows.
+    prefixes
+        The beginning of the keys of the pipeline's items, by what rows name as their bucket. Others may write to the
+        table, too.
     """
 
-    def __init__(self, dynamodb: Any, table: str, *, inbox: str, prefix: str) -> None:  # noqa: ANN401
+    def __init__(self, dynamodb: Any, table: str | None, prefixes: Mapping[str, str]) -> None:  # noqa: ANN401
         self._dynamodb = dynamodb
         self._table = table
-        self._buckets = (inbox, f"s3:{inbox}")  # the latter for items of objects
-        self._prefix = prefix
+        self._prefixes = prefixes
         self._known: dict[tuple[str, str], Row | None] = {}
         self._sorted: list[Row] = []
         self._since = 0
 
     def refresh(self) -> bool:
         """Read what is new, and tell whether anything is."""
+        if self._table is None:
+            return False
         changed = self._read(self._since - _MARGIN_MS)
         if self._count() != len(self._known):
             before, self._known = self._known, {}
@@ -128,7 +128,8 @@ class Rows:
         at = milliseconds(row["recorded_at"])
         self._since = max(self._since, at)
         id = (str(row["object"]), str(row["version"]))
-        mine = row.get("bucket") in self._buckets and str(row["key"]).startswith(self._prefix)
+        prefix = self._prefixes.get(str(row.get("bucket")))
+        mine = prefix is not None and str(row["key"]).startswith(prefix)
         short = _short(row, at) if mine else None
         if id in self._known and self._known[id] == short:
             return False

@@ -148,6 +148,7 @@ class Console:
                 Route("/api/models", self._models, methods=get),
                 Route("/api/costs", self._costs, methods=get),
                 Route("/api/upload", self._upload, methods=post),
+                Route("/api/send", self._send, methods=post),
                 Route("/api/redrive", self._redrive, methods=post),
                 Route("/api/score-again", self._score_again, methods=post),
             ],
@@ -203,6 +204,8 @@ class Console:
     def _content(self, request: Request, *, whole: bool) -> objects.Content:
         key, etag = _given(request, "key"), request.query_params.get("etag", "")
         view = self._deployment.ask(_pipeline(request), lambda view: view)
+        if view.pipeline.inbox is None:
+            raise LocalError(f"pipeline must have an inbox to show an object, got {view.pipeline.name}")
         s3 = aws.client(view.endpoint, "s3", view.pipeline.env)
         return objects.content(s3, view.pipeline.inbox, key, etag, whole=whole)
 
@@ -234,6 +237,18 @@ class Console:
             return {"key": key}
 
         return await self._act(request, put)
+
+    async def _send(self, request: Request) -> Response:
+        name, kind = _given(request, "input"), request.query_params.get("type", "")
+        authorization = request.headers.get("x-authorization", "")
+        data = await _body(request, objects.MOST_UPLOADED)
+
+        def send(view: PipelineView) -> dict[str, Any]:
+            if name not in view.inputs:
+                raise LocalError(f"input must be one of {', '.join(view.inputs) or 'none'}, got {name[:300]!r}")
+            return view.inputs[name].send(data, kind, authorization)
+
+        return await self._act(request, send)
 
     async def _redrive(self, request: Request) -> Response:
         given = await _parsed(request)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.local.stacks import Resource
 
+_APIS = ("AWS::ApiGateway::RestApi", "AWS::ApiGatewayV2::Api")
 _FAILED = ("FAILED", "TIMED_OUT", "ABORTED")
 _WAITING, _IN_FLIGHT = "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"
 _MOST_REASON = 300  # characters
@@ -45,6 +46,10 @@ class Parts:
         Names of the pipes.
     functions
         The names that users know the functions by, by physical name.
+    apis
+        Its APIs.
+    scheduled
+        Whether a schedule puts the messages into the queue.
     env
         Account and region of all of them.
     """
@@ -54,6 +59,8 @@ class Parts:
     workflows: list[str] = field(default_factory=list)
     pipes: list[str] = field(default_factory=list)
     functions: dict[str, str] = field(default_factory=dict)
+    apis: list[Resource] = field(default_factory=list)
+    scheduled: bool = False
     env: aws.Env = aws.DEFAULT_ENV
 
     def add(self, resource: Resource) -> None:
@@ -73,7 +80,11 @@ class Parts:
                 self.workflows.append(name)
         elif resource.type == "AWS::Pipes::Pipe":
             self.pipes.append(name)
-        elif resource.type == "AWS::Lambda::Function":
+        elif resource.type in _APIS:
+            self.apis.append(resource)
+        elif role == "schedule":
+            self.scheduled = True
+        elif resource.type == "AWS::Lambda::Function" and "text_stream" not in resource.metadata:
             self.functions[name] = str(resource.metadata.get("stage") or resource.logical_id)
 
 

@@ -95,7 +95,7 @@ class Counting:
 
 def test_a_page_has_the_newest_and_finds_the_others(endpoint: str, table: str) -> None:
     dynamodb = Counting(aws.client(endpoint, "dynamodb"))
-    rows = Rows(dynamodb, table, inbox="inbox", prefix="in/")
+    rows = Rows(dynamodb, table, {"inbox": "in/"})
     assert rows.refresh()
     assert rows.statuses() == {"SUCCEEDED": MANY * 2 // 3, "REJECTED": MANY // 3}
     assert [one["key"] for one in rows.find()] == [f"in/{MANY - 1 - number}" for number in range(200)]
@@ -125,7 +125,7 @@ def test_a_row_whose_message_no_look_met_is_seen_though_quiet_looks_read_seldom(
     parts = Parts(queue="direct", functions={"function": "Fused"})
     view = PipelineView(endpoint, Pipeline(endpoint, "any", inbox="inbox", prefix="in/", table=table, parts=parts))
     dynamodb = Counting(aws.client(endpoint, "dynamodb"))
-    view.rows = Rows(dynamodb, table, inbox="inbox", prefix="in/")
+    view.rows = Rows(dynamodb, table, {"inbox": "in/"})
     for _ in range(10):  # until it is quiet
         view.look()
     dynamodb.put_item(TableName=table, Item=row(MANY + 1))

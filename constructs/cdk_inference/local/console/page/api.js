@@ -20,9 +20,9 @@ export async function ask(path, parameters) {
   return answer(await fetch(address(path, parameters)));
 }
 
-export async function act(path, body, parameters) {
+export async function act(path, body, parameters, headers = {}) {
   const data = body instanceof Blob ? body : JSON.stringify(body);
-  return answer(await fetch(address(path, parameters), { method: "POST", body: data }));
+  return answer(await fetch(address(path, parameters), { method: "POST", body: data, headers }));
 }
 
 async function answer(response) {

@@ -6,18 +6,21 @@ import { openExecution, openObject } from "./details.js";
 import { showFlow } from "./flow.js";
 import { showCosts, showMetrics, showModels } from "./insights.js";
 import { Notices } from "./notices.js";
+import { Requests } from "./requests.js";
 import { everything, Results, showDead, showExecutions } from "./tables.js";
 import { acceptUploads } from "./uploads.js";
 
-const TABS = ["results", "rejected", "dead", "executions", "metrics", "model", "costs"];
+const TABS = ["ask", "results", "rejected", "dead", "executions", "metrics", "model", "costs"];
 const LAZY = { model: showModels, costs: showCosts };
 
 let inbox = "";
 let shown = ""; // the pipeline
+let entered = ""; // the pipeline whose first tab was chosen
 let stream = null;
 const troubles = new Map(); // what needs the reader, by where it comes from
 const open = (row) => openObject(row, inbox);
 const results = new Results(open);
+const requests = new Requests(() => select("model", true));
 const news = new Notices(({ pipeline, bucket, key }) => {
   if (pipeline !== shown) show(pipeline);
   openObject({ bucket, key, etag: "" }, bucket);
@@ -35,10 +38,27 @@ const sections = {
   },
   pipeline: (facts) => {
     inbox = results.inbox = facts.inbox;
+    requests.update(facts);
+    const stored = facts.table !== "";
+    byId("tab-ask").hidden = Boolean(inbox) && facts.inputs.length === 0;
     byId("tab-executions").hidden = !facts.has_machines;
+    for (const name of ["results", "rejected", "dead", "metrics", "costs"]) byId(`tab-${name}`).hidden = !stored;
+    byId("choose").hidden = byId("empty-inbox").hidden = !inbox;
+    byId("empty-source").hidden = Boolean(inbox);
+    byId("empty-source").querySelector("code").textContent = facts.source || facts.name;
+    byId("score-all").hidden = byId("again-note").hidden = !inbox;
+    byId("redrive-all").hidden = byId("redrive-note").hidden = !facts.queue;
+    document.body.classList.toggle("without-queue", !facts.queue);
+    if (facts.name !== entered) {
+      entered = facts.name;
+      if (!location.hash.slice(1) || byId(`tab-${current()}`).hidden) select(inbox ? "results" : "ask");
+    }
   },
   flow: ({ places }) => showFlow(places, (kind) => select(kind, true)),
-  rows: (section) => results.update(section),
+  rows: (section) => {
+    results.update(section);
+    requests.rows(section.rows);
+  },
   dead: (section) => showDead(section, inbox, open),
   executions: (section) => showExecutions(section, openExecution),
   metrics: showMetrics,
@@ -78,6 +98,8 @@ function trouble(from, text) {
   if (text) say(text);
 }
 
+const current = () => TABS.find((name) => !byId(name).hidden) ?? "results";
+
 function select(name, focus = false) {
   for (const each of TABS) {
     const tab = byId(`tab-${each}`), chosen = each === name;
@@ -101,7 +123,7 @@ function tabs() {
     select(shown[(next + shown.length) % shown.length], true);
   });
   const wanted = location.hash.slice(1);
-  select(TABS.includes(wanted) ? wanted : "results");
+  if (TABS.includes(wanted)) select(wanted);
 }
 
 function theme() {
@@ -128,7 +150,7 @@ function show(pipeline) {
   results.skip = 0;
   byId("search").value = "";
   listen();
-  LAZY[TABS.find((name) => !byId(name).hidden)]?.();
+  LAZY[current()]?.();
 }
 
 byId("pipelines").addEventListener("change", (event) => show(event.currentTarget.value));
@@ -137,7 +159,11 @@ byId("traffic").addEventListener("submit", (event) => event.preventDefault());
 byId("dialog").addEventListener("click", (event) => event.target === byId("dialog") && byId("dialog").close()); // on what is behind it
 addEventListener("uploads", (event) => trouble("uploads", event.detail.failed.length ? `Not uploaded: ${event.detail.failed.join("; ")}` : ""));
 
-acceptUploads(() => inbox);
+byId("try-first").addEventListener("click", () => select("ask", true));
+acceptUploads(() => inbox, (files) => {
+  select("ask");
+  requests.sendFiles(files);
+});
 everything();
 tabs();
 theme();

@@ -2,11 +2,13 @@
 
 import { ask } from "./api.js";
 import { byId, element, moment, plural, seconds } from "./dom.js";
+import { explained } from "./explanations.js";
 import { preview, source } from "./objects.js";
 import { boxes, detections, grid, heat, machine } from "./pictures.js";
 import { bar, pill, redrive, scoreAgain } from "./tables.js";
 
 const FACTS = [["model_version", "Model"], ["route", "Route"], ["variant", "Variant"], ["inference", "Ran on"], ["event_time", "Event"], ["recorded_at", "Recorded"], ["version", "Version"], ["etag", "ETag"]];
+const MOST_MEMBERS = 12, MOST_VALUE = 1000;
 const REPEATABLE = ["REJECTED", "FAILED"];
 
 export async function openObject(row, inbox) {
@@ -61,30 +63,38 @@ function about(found, row, inbox) {
   }
   const parts = [element("p", {}, pill(row.status))];
   if (row.reason) parts.push(element("p", { class: "reason" }, row.reason));
-  parts.push(...prediction(row));
+  parts.push(...[predictionOf(row), explained(row.explanation, { drawn: row.bucket === inbox })].filter(Boolean));
   if (REPEATABLE.includes(row.status) && row.bucket === inbox) parts.push(element("p", {}, scoreAgain(row)));
   const facts = FACTS.filter(([name]) => row[name]);
   parts.push(element("dl", { class: "facts" }, facts.flatMap(([name, title]) => [element("dt", {}, title), element("dd", {}, String(row[name]))])));
   return parts;
 }
 
-function prediction(row) {
+/** The labels of a prediction with their scores, or its members; null if there is none. */
+export function predictionOf(row) {
   const found = row.prediction;
-  if (!found || typeof found !== "object") return [];
+  if (!found || typeof found !== "object") return null;
   const answers = (Array.isArray(found.top) ? found.top : []).filter((one) => typeof one?.label === "string" && Number.isFinite(one.score));
   const boxed = detections(found);
   const list = answers.length ? answers : boxed;
   if (!list.length && typeof found.label === "string") list.push({ label: found.label, score: found.score ?? row.confidence });
-  if (!list.length) return [];
-  return [
-    element(
-      "table",
-      { class: "answers" },
-      element("caption", { class: "hidden" }, "Prediction"),
-      element("tbody", {}, list.slice(0, 12).map((one) =>
-        element("tr", {}, element("th", { scope: "row" }, String(one.label)), element("td", {}, Number.isFinite(one.score) ? bar(Number(one.score)) : "")))),
-    ),
-  ];
+  if (!list.length) return members(found);
+  return element(
+    "table",
+    { class: "answers" },
+    element("caption", { class: "hidden" }, "Prediction"),
+    element("tbody", {}, list.slice(0, 12).map((one) =>
+      element("tr", {}, element("th", { scope: "row" }, String(one.label)), element("td", {}, Number.isFinite(one.score) ? bar(Number(one.score)) : "")))),
+  );
+}
+
+/** What a prediction without labels says, such as a text or numbers. */
+function members(found) {
+  const shown = Object.entries(found).slice(0, MOST_MEMBERS);
+  return element("dl", { class: "facts" }, shown.flatMap(([name, value]) => [
+    element("dt", {}, name),
+    element("dd", { class: "value" }, (typeof value === "string" ? value : JSON.stringify(value)).slice(0, MOST_VALUE)),
+  ]));
 }
 
 async function showMedia(media, object, row) {
@@ -92,23 +102,28 @@ async function showMedia(media, object, row) {
   if (found.kind === "text") {
     media.append(element("pre", { class: "text", tabindex: "0" }, found.text));
   } else if (found.kind === "picture") {
-    const frame = element("div", { class: "frame" });
-    const picture = element("img", { src: source(object), alt: `The object ${object.key}` });
-    frame.append(picture);
-    media.append(frame);
-    await picture.decode().catch(() => null);
-    const found = detections(row?.prediction), values = grid(row?.explanation);
-    const switches = [];
-    if (found.length && picture.naturalWidth) switches.push([plural(found.length, "box", "boxes"), boxes(found, picture.naturalWidth, picture.naturalHeight)]);
-    if (values) switches.push(["Heat map", heat(values)]);
-    for (const [, over] of switches) frame.append(over);
-    if (switches.length) media.append(element("div", { class: "switches" }, switches.map(([name, over]) => toggle(name, over))));
+    await showPicture(media, source(object), `The object ${object.key}`, row);
   } else if (found.kind === "missing") {
     media.append(element("p", { class: "note" }, "The object is not there any more, or was overwritten since."));
   } else {
     media.append(element("p", { class: "note" }, "This object is neither a picture that browsers show nor a text."));
   }
   if (found.kind !== "missing") media.append(element("p", { class: "note" }, element("a", { href: source(object), target: "_blank", rel: "noopener" }, "Open the object")));
+}
+
+/** A picture with what a row or an answer says of its places. */
+export async function showPicture(media, address, name, row) {
+  const frame = element("div", { class: "frame" });
+  const picture = element("img", { src: address, alt: name });
+  frame.append(picture);
+  media.append(frame);
+  await picture.decode().catch(() => null);
+  const found = detections(row?.prediction), values = grid(row?.explanation);
+  const switches = [];
+  if (found.length && picture.naturalWidth) switches.push([plural(found.length, "box", "boxes"), boxes(found, picture.naturalWidth, picture.naturalHeight)]);
+  if (values) switches.push(["Heat map", heat(values)]);
+  for (const [, over] of switches) frame.append(over);
+  if (switches.length) media.append(element("div", { class: "switches" }, switches.map(([name, over]) => toggle(name, over))));
 }
 
 function toggle(name, over) {

@@ -26,8 +26,9 @@ export const source = (row) => address("object", { key: row.key, etag: row.etag 
 
 const extension = (key) => (/\.([A-Za-z0-9]{1,5})$/.exec(key)?.[1] ?? "?").toUpperCase();
 
-/** A small picture, the beginning of a text, or the ending of the name. */
+/** A small picture, the beginning of a text, or the ending of the name; null for a message or a record. */
 export function thumbnail(row, inbox) {
+  if (row.bucket !== inbox && extension(row.key) === "?") return null;
   const frame = element("span", { class: "thumbnail", "aria-hidden": "true" }, extension(row.key));
   if (row.bucket !== inbox) return frame;
   frame.addEventListener("seen", async () => {

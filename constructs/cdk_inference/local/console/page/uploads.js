@@ -6,7 +6,8 @@ import { byId, bytes, plural, say } from "./dom.js";
 const AT_ONCE = 3;
 const MOST = 100 * 2 ** 20;
 
-export function acceptUploads(inbox) {
+/** Accept files for the inbox; those of a pipeline without one go to `send`. */
+export function acceptUploads(inbox, send) {
   const files = byId("files"), drop = byId("drop");
   for (const id of ["choose", "choose-first"]) byId(id).addEventListener("click", () => files.click());
   files.addEventListener("change", () => {
@@ -18,7 +19,7 @@ export function acceptUploads(inbox) {
   const show = (by) => {
     depth = Math.max(0, depth + by);
     drop.hidden = depth === 0;
-    drop.firstElementChild.textContent = `Drop to upload to ${inbox()}`;
+    drop.firstElementChild.textContent = inbox() ? `Drop to upload to ${inbox()}` : "Drop to send";
   };
   addEventListener("dragenter", (event) => has(event) && (event.preventDefault(), show(1)));
   addEventListener("dragover", (event) => has(event) && event.preventDefault());
@@ -27,7 +28,7 @@ export function acceptUploads(inbox) {
     if (!has(event)) return;
     event.preventDefault();
     show(-depth);
-    upload([...event.dataTransfer.files]);
+    (inbox() ? upload : send)([...event.dataTransfer.files]);
   });
 }
 
