@@ -23,7 +23,7 @@ from cdk_inference.local.errors import LocalError, MissingContextError
 from cdk_inference.local.failures import FailureFeed
 from cdk_inference.local.live_code import LiveCode, deployed_functions
 from cdk_inference.local.source_files import scan
-from cdk_inference.local.stacks import BOOTSTRAP_STACK, Owners, Stack, deployed
+from cdk_inference.local.stacks import BOOTSTRAP_STACK, DeployedOwners, Stack, deployed
 from cdk_inference.local.uploads import Outcome, Pipeline, Upload
 
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ class Cloud:
         """Return the deployed pipelines by name; of those with the same name, by name, account and region."""
         facts: dict[tuple[str, aws.Env], dict[str, Any]] = {}
         resources = self.resources()
-        owners = Owners(resources)
+        owners = DeployedOwners(resources)
         # The trigger of many items has another one within, whose facts those of the outer one replace.
         for resource in sorted(resources, key=lambda each: len(owners.way(each)), reverse=True):
             if name := owners.pipeline(resource):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
 from cdk_inference.local.emulator.parts import LATE_MS, group_events, log_group
-from cdk_inference.local.stacks import Owners
+from cdk_inference.local.stacks import DeployedOwners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -402,7 +402,7 @@ def _parsed(line: str) -> dict[str, object]:
 def _functions(cloud: Cloud, pipeline: str | None) -> list[_Function]:
     """Return the deployed functions, or those of a pipeline."""
     resources = cloud.resources()
-    owners, queues = Owners(resources), {}
+    owners, queues = DeployedOwners(resources), {}
     for each in sorted(resources, key=lambda one: len(owners.way(one)), reverse=True):
         if each.metadata.get("role") == "queue":
             queues[owners.pipeline(each), each.env] = each

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from cdk_inference.common.owners import Owners
 from cdk_inference.local.aws import DEFAULT_ENV, Env
 from cdk_inference.local.errors import LocalError
 
@@ -210,38 +211,28 @@ class Stack:
         return found[name]
 
 
-class Owners:
-    """Tells which pipeline resources belong to: a trigger may be outside of the pipeline that it feeds.
+class DeployedOwners:
+    """Tells which pipeline deployed resources belong to.
 
     Parameters
     ----------
     resources
-        Deployed resources, with those that take the messages of triggers.
+        All of them, of whatever account and region.
     """
 
     def __init__(self, resources: Iterable[Resource]) -> None:
-        self._feeds = {
-            (str(each.metadata["trigger"]), each.env): str(each.metadata["feeds"])
-            for each in resources
-            if "feeds" in each.metadata
-        }
+        facts: dict[Env, list[dict[str, Any]]] = {}
+        for each in resources:
+            facts.setdefault(each.env, []).append(each.metadata)
+        self._of = {env: Owners(found) for env, found in facts.items()}
 
     def way(self, resource: Resource) -> list[str]:
-        """Return the paths from a resource to its pipeline, which is the last one; empty if it belongs to none.
-
-        The way of the inner trigger of an `S3ItemsTrigger` leads through that trigger.
-        """
-        facts = resource.metadata
-        path = self._feeds.get((str(facts.get("trigger")), resource.env)) or facts.get("pipeline")
-        found: list[str] = []
-        while path and path not in found:
-            found.append(str(path))
-            path = self._feeds.get((str(path), resource.env))
-        return found
+        """Return the paths from a resource to its pipeline; see `Owners.way`."""
+        return self._of[resource.env].way(resource.metadata)
 
     def pipeline(self, resource: Resource) -> str | None:
         """Return the path of the pipeline; None if the resource belongs to none."""
-        return next(reversed(self.way(resource)), None)
+        return self._of[resource.env].pipeline(resource.metadata)
 
 
 def deployed(cloudformation: Any) -> dict[str, str]:  # noqa: ANN401

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MODEL_KEY = "cdk-inference:model"
 """As `cdk_inference.model.records.manifest` has it, which is another room's."""
 
+_OPTIONS = ("STAGE_OPTIONS", "POSTPROCESS_OPTIONS")  # of a function for each stage, and of one for all
+_OPTIONS_FILES = tuple(f"{name}_FILE" for name in _OPTIONS)
 _MOST_LABEL_BYTES = 16 * 2**20
 
 
@@ -158,8 +160,8 @@ def _stage_options(function: Resource, text_of: Callable[[str], str | None]) -> 
     variables = mapping(mapping(function.properties.get("Environment")).get("Variables"))
     found: dict[str, Any] = {}
     for name, value in variables.items():
-        text = value if isinstance(value, str) and name.endswith("STAGE_OPTIONS") else None
-        if isinstance(value, str) and name.endswith("STAGE_OPTIONS_FILE"):
+        text = value if isinstance(value, str) and name in _OPTIONS else None
+        if isinstance(value, str) and name in _OPTIONS_FILES:
             text = text_of(value)
         if text is not None:
             with contextlib.suppress(ValueError):

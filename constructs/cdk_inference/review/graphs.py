@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.json_values import listed, mapping
+from cdk_inference.common.owners import Owners
 from cdk_inference.drawings.graph import Edge, Graph, Node
 from cdk_inference.review.template import references
 
@@ -26,6 +27,7 @@ KINDS = {
     "AWS::Events::Rule": ("EventBridge rule", "message"),
     "AWS::Kinesis::Stream": ("Kinesis stream", "message"),
     "AWS::Lambda::Function": ("Lambda function", "compute"),
+    "AWS::Lambda::Url": ("function URL", "front"),
     "AWS::Pipes::Pipe": ("EventBridge pipe", "message"),
     "AWS::S3::Bucket": ("S3 bucket", "store"),
     "AWS::S3Vectors::Index": ("vector index", "store"),
@@ -57,6 +59,7 @@ _WAYS: Mapping[str, Sequence[tuple[str, str]]] = {
     "AWS::Events::Rule": [("EventPattern", ""), ("EventBusName", ""), ("", "Targets.Arn")],
     "AWS::Lambda::EventInvokeConfig": [("FunctionName", "DestinationConfig.OnSuccess")],
     "AWS::Lambda::EventSourceMapping": [("EventSourceArn", "FunctionName")],
+    "AWS::Lambda::Url": [("", "TargetFunctionArn")],
     "AWS::Pipes::Pipe": [("Source", ""), ("", "Target")],
     "AWS::S3::Bucket": [("", "NotificationConfiguration")],
     "AWS::Scheduler::Schedule": [("", "Target.Arn"), ("", "Target.Input")],
@@ -103,11 +106,14 @@ def pipelines(template: Template, changes: Sequence[Change] = ()) -> list[Graph]
     status = {change.resource.logical_id: _status(change) for change in changes if change.after is not None}
     drawn = {name: resource for name, resource in template.resources.items() if resource.type in KINDS}
     linked = {end for edge in edges for end in (edge.source, edge.target)}
-    owners = sorted({str(each.facts["pipeline"]) for each in drawn.values() if "pipeline" in each.facts})
+    owners = Owners(each.facts for each in template.resources.values())
+    found = {owner for each in drawn.values() if (owner := owners.pipeline(each.facts)) is not None}
+    # By the paths of what is theirs, the longest first: a part without facts belongs to what is around it.
+    roots = sorted([*({owner: owner for owner in found} | owners.triggers()).items()], key=lambda root: -len(root[0]))
     graphs = []
-    for owner in owners or [template.path]:
+    for owner in sorted(found) or [template.path]:
         prefix = f"{owner}/"
-        own = {name for name, each in drawn.items() if not owners or f"{each.full_path}/".startswith(prefix)}
+        own = {name for name, each in drawn.items() if not found or _owner(each, roots) == owner}
         # Neighbours of a pipeline, such as a shared table, are drawn with it.
         near = {end for edge in edges if {edge.source, edge.target} & own for end in (edge.source, edge.target)}
         kept = (near | own) & linked
@@ -120,6 +126,11 @@ def pipelines(template: Template, changes: Sequence[Change] = ()) -> list[Graph]
         if nodes:
             graphs.append(Graph(owner, nodes, inner))
     return graphs
+
+
+def _owner(resource: Resource, roots: Sequence[tuple[str, str]]) -> str | None:
+    path = f"{resource.full_path}/"
+    return next((owner for root, owner in roots if path.startswith(f"{root}/")), None)
 
 
 def levels(drawn: Workflow, change: WorkflowChange | None = None) -> list[Graph]:

@@ -13,6 +13,7 @@ from cdk_inference.common.whole_files import write_whole
 from cdk_inference.drawings.column import draw_column
 from cdk_inference.drawings.layout import Drawing, draw, mermaid
 from cdk_inference.review.access.simulator import MISSING
+from cdk_inference.review.changes.models import alike
 from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.findings import Level, at_risk
 
@@ -87,6 +88,7 @@ def html(review: Review) -> str:
         pipelines=[_picture(graph) for graph in review.pipelines],
         workflows=[_picture(graph) for graph in review.workflows],
         at_risk=at_risk,
+        alike=alike,
         missing=MISSING,
     )
 
@@ -103,6 +105,7 @@ def markdown(review: Review) -> str:
             verdict=VERDICTS[review.level],
             drawings=drawings if pictures else [],
             at_risk=at_risk,
+            alike=alike,
             missing=MISSING,
             most=most,
             texts=texts,

@@ -6,19 +6,33 @@ import itertools
 import re
 from typing import TYPE_CHECKING
 
+import aws_cdk as cdk
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.constructs.conftest import RECIPE
 
+from cdk_inference import (
+    DirectPipeline,
+    ItemsFormat,
+    ModelArtifact,
+    Postprocess,
+    Preprocess,
+    QueueTrigger,
+    S3ItemsTrigger,
+)
 from cdk_inference.drawings.column import draw_column
 from cdk_inference.drawings.graph import Edge, Graph, Node
 from cdk_inference.drawings.layout import draw
 from cdk_inference.review import graphs
-from cdk_inference.review.changes import workflows
+from cdk_inference.review.assembly import read_assembly
+from cdk_inference.review.changes import models, workflows
 from cdk_inference.review.changes.cdk_diff import Change
 from cdk_inference.review.template import Template
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cdk_inference.review.assembly import Assembly
 
 pytestmark = pytest.mark.xdist_group("review")
@@ -56,6 +70,37 @@ def test_a_direct_pipeline_has_no_workflow(app: Assembly) -> None:
     straight = {("Trigger/Inbox", "Trigger/Queue"), ("Trigger/Queue", "Score"), ("Score", "Results")}
     assert straight <= ways(graph)
     assert all(node.kind != "flow" for node in graph.nodes)
+
+
+def test_triggers_next_to_pipelines_are_drawn_with_those_that_they_feed(tmp_path: Path) -> None:
+    context = {"aws:cdk:bundling-stacks": [], "aws:cdk:enable-path-metadata": True}
+    app = cdk.App(outdir=str(tmp_path / "cdk.out"), context=context)
+    stack = cdk.Stack(app, "Shop")
+    model, preprocess = ModelArtifact(stack, "Model", recipe=RECIPE), Preprocess.image(size=224)
+    for name, trigger in (
+        ("Orders", QueueTrigger(stack, "OrderQueue")),
+        ("Lines", S3ItemsTrigger(stack, "Files", items=ItemsFormat.json_lines())),
+    ):
+        DirectPipeline(
+            stack,
+            name,
+            model=model,
+            preprocess=preprocess,
+            postprocess=Postprocess.classification(labels=[*"abcdefghij"]),
+            trigger=trigger,
+        )
+    app.synth()
+    assembly = read_assembly(tmp_path / "cdk.out", "cdk.out")
+    template = assembly.templates["Shop"]
+    lines, orders = graphs.pipelines(template)
+    assert [lines.title, orders.title] == ["Shop/Lines", "Shop/Orders"]
+    assert ("Shop/OrderQueue/Queue", "Score") in ways(orders)
+    assert {("Shop/Files/Objects/Queue", "Shop/Files/Split"), ("Shop/Files/Queue", "Score")} <= ways(lines)
+    assert not {node.id for node in lines.nodes} & {node.id for node in orders.nodes}
+    # Both have the same model. One function has all stages, and the labels too.
+    (same,) = models.alike(models.compare(None, assembly))
+    assert [model.path for model in same] == ["Orders/Score/Function", "Lines/Score/Function"]
+    assert {figure.name: figure.after for figure in same[0].figures}["Labels"] == "10"
 
 
 def test_changes_are_said_in_words(app: Assembly) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -95,6 +95,14 @@ def compare(before: Assembly | None, after: Assembly) -> list[ModelChange]:
         labels = (_labels(before, key) if before is not None else None, _labels(after, key))
         changes.append(ModelChange(stack, path, str(new.get("name", "?")), tuple(_figures(previous, new, labels))))
     return changes
+
+
+def alike(changes: Iterable[ModelChange]) -> list[list[ModelChange]]:
+    """Return the models with those together of which the same is to be said, in the order of the first ones."""
+    found: dict[tuple[Figure, ...], list[ModelChange]] = {}
+    for each in changes:
+        found.setdefault(each.figures, []).append(each)
+    return list(found.values())
 
 
 def _models(assembly: Assembly) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
