@@ -35,7 +35,7 @@ from cdk_inference.init.errors import InitError
 from cdk_inference.init.model import InspectedModel, Pixels
 from cdk_inference.init.names import project_name, stack_name
 from cdk_inference.init.project import project_around
-from cdk_inference.init.rendering import literal
+from cdk_inference.init.rendering import literal, render
 from cdk_inference.init.sources.inspect import inspect
 from cdk_inference.init.storing import choose_storing
 from cdk_inference.model import TensorSpec, load_recipe
@@ -464,6 +464,79 @@ def test_a_model_that_cannot_be_used_fails_with_its_reason(
     save_outside("app.onnx", "data.py/w.data")
     with pytest.raises(InitError, match=says):
         project_around("x", inspect(reference))
+
+
+LIBRARIES = {  # what the script needs of libraries that are not installed for tests; the estimator is a fitted one
+    "sklearn/__init__.py": "",
+    "sklearn/base.py": "def is_classifier(estimator): return False",
+    "sklearn/compose.py": "class ColumnTransformer: pass",
+    "sklearn/pipeline.py": "class Pipeline: pass",
+    "skl2onnx/common/data_types.py": """
+class FloatTensorType(list): pass
+class StringTensorType(list): pass
+""",
+    "skl2onnx/__init__.py": """
+def to_onnx(estimator, *, initial_types, **options):
+    print({name: (type(kind).__name__[:-10], *kind) for name, kind in initial_types})
+    return Model()
+
+class Model:
+    metadata_props = type("Entries", (), {"add": lambda self: type("Entry", (), {})()})()
+    def SerializeToString(self): return b"graph"
+""",
+    "joblib.py": """
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
+
+class Step:
+    def __init__(self, **learnt): self.__dict__.update(learnt)
+
+def load(path):
+    encoder = Step(categories_=[np.array(["a", "b"], object), np.array([1, 2])])
+    imputed = Pipeline()
+    imputed.steps = [("fill", Step(statistics_=np.array(["x"], object))), ("encode", Step())]
+    columns = ColumnTransformer()
+    columns.transformers_ = COLUMNS
+    found = Pipeline()
+    found.steps, found.n_features_in_ = [("columns", columns), ("trees", Step())], 6
+    found.feature_names_in_ = np.array(["age", "city", "rooms", "job", "note", "id"], object)
+    return found
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("columns", "types"),
+    [
+        (
+            '[("n", Step(), ["age"]), ("c", encoder, ["city", "rooms"]), ("p", imputed, ["job"]), '
+            '("t", Step(vocabulary_={}), "note"), ("remainder", "drop", ["id"])]',
+            {"age": "Float", "city": "String", "rooms": "Float", "job": "String", "note": "String"},
+        ),
+        (
+            '[("n", Step(statistics_=np.array([3.0])), slice(0, 1)), ("c", encoder, [3, 2])]',
+            {"age": "Float", "city": "Float", "rooms": "Float", "job": "String", "note": "Float", "id": "Float"},
+        ),
+    ],
+)
+def test_each_column_of_an_estimator_is_an_input_of_its_kind(
+    tmp_path: Path, columns: str, types: dict[str, str]
+) -> None:
+    libraries, project = tmp_path / "libraries", tmp_path / "project"
+    project.mkdir()
+    for name, text in LIBRARIES.items():
+        (libraries / name).parent.mkdir(parents=True, exist_ok=True)
+        (libraries / name).write_text(text.replace("COLUMNS", columns))
+    (project / "convert.py").write_text(render("convert.py.j2", estimator="people.joblib", model="model.onnx"))
+    known = os.environ | {"PYTHONPATH": str(libraries)}
+    run = partial(subprocess.run, cwd=project, env=known, capture_output=True, text=True, check=False)
+    done = run([sys.executable, "convert.py"])
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stdout) == {name: (kind, None, 1) for name, kind in types.items()}
+    for command in (["check"], ["format", "--diff"]):
+        clean = run(["ruff", *command, "--line-length=120", "convert.py"])
+        assert clean.returncode == 0, clean.stdout
 
 
 JSON = st.recursive(
