@@ -40,6 +40,7 @@ from cdk_inference.init.sources.inspect import inspect
 from cdk_inference.init.storing import choose_storing
 from cdk_inference.model import TensorSpec, load_recipe
 from cdk_inference.model.building.importers.tensors import check_batch
+from cdk_inference.model.records.fingerprint import hash_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,6 +257,7 @@ def test_the_recipe_loads_and_the_data_fit_it(
     data = runpy.run_path("data.py", run_name="__main__")
     (sample,) = folder.glob("sample.*")
     assert sample.stat().st_size
+    assert {"data.py", sample.name} & hash_files(folder, recipe).keys() == {"data.py"}  # its lock goes on to fit
     for function in ("calibration", "evaluation"):
         for batch in data[function]():
             check_batch(batch, recipe.inputs, function)

@@ -147,6 +147,7 @@ def test_what_lies_about_does_not_count(make_recipe) -> None:
     names = ("other.py", "other.lock.json", ".other.lock.json.partial", ".recipe.py.swp", "recipe.py~")
     write(file.parent, dict.fromkeys(names, b"from cdk_inference.model import ModelRecipe\nRECIPE = ModelRecipe()\n"))
     others = ("NOTES.md", "README", "LICENSE.txt", ".gitignore", "cdk.json", "train.py", "tests/test_app.py", "app.py")
+    others += (".github/workflows/review.yml",)
     write(file.parent, dict.fromkeys(others, b"import data, factory\n"))
     assert fingerprint(file) == before
     write(file.parent, {"numbers.json": b"1"})
@@ -182,6 +183,29 @@ def test_what_a_function_may_read_counts(make_recipe, code: str, expected: set[s
             seen.add(name)
         write(file.parent, {name: text})
     assert seen >= expected
+
+
+@pytest.mark.parametrize(
+    ("imported", "counts"),
+    [
+        ("", False),
+        ("NAME = 'circle.png'", True),
+        ("def f(name):\n    return open(f'{name}.png')", True),
+        ("from pathlib import Path\ndef f():\n    return Path().iterdir()", True),
+        ("import importlib\ndef f(name):\n    importlib.import_module(name)", True),
+    ],
+    ids=["nothing", "its name", "its suffix", "any file", "any code"],
+)
+def test_a_sample_that_a_script_writes_counts_only_if_the_build_may_read_it(
+    make_recipe, imported: str, counts: bool
+) -> None:
+    file = make_recipe()
+    data = file.parent / "data.py"
+    script = 'if __name__ == "__main__":\n    import sys\n    open(f"{sys.argv[1]}.png", "wb").write(b"1")\n'
+    data.write_text(f"{data.read_text()}\n{imported}\n{script}")
+    before = fingerprint(file)
+    write(file.parent, {"circle.png": b"1"})
+    assert (fingerprint(file) != before) is counts
 
 
 def test_lock_lists_the_files_of_a_large_folder_as_one(make_recipe) -> None:

@@ -36,13 +36,16 @@ _PROJECT = re.compile(
     r"|\.(git.+|dockerignore|editorconfig|pre-commit-config\.yaml|python-version)|Dockerfile|Makefile|Pipfile"
     r"|cdk(\.context)?\.json|package(-lock)?\.json|pyproject\.toml|requirements.*\.txt|setup\.cfg|tox\.ini"
 )
+_PROJECT_FOLDERS = (".github", ".gitlab", ".circleci", ".devcontainer")
+_LISTING = re.compile(r"i?glob|rglob|iterdir|listdir|scandir|walk")
 
 
 def hash_files(folder: Path, recipe: ModelRecipe) -> dict[str, str]:
     """Return the SHA-256 of each file in the folder that the build can read, by its relative POSIX name.
 
     Python files count if the recipe's functions can import or read them, and files that describe a project only if such
-    code names them. The content of the recipe's own file is hashed apart: a comment in it exports nothing again.
+    code names them. A file does not count, if only the ``__main__`` part of such code names it: a person made it by
+    running the code. The content of the recipe's own file is hashed apart: a comment in it exports nothing again.
 
     Raises
     ------
@@ -144,6 +147,10 @@ class _Code:
                 self._trees[name] = tree
                 known = {*self._trees, *waiting}
                 waiting += [n for n in names if n not in known and _mentions(tree, PurePosixPath(n))]
+        # A build imports code, and never runs it as a script.
+        parts = [_parts(tree) for tree in self._trees.values()]
+        self._imported, self._scripts = [code for code, _ in parts], [script for _, script in parts]
+        self._lists = any(_lists_folders(tree) for tree in self._imported)
 
     def reads(self, name: str) -> bool:
         """Tell whether the build can read a file."""
@@ -152,9 +159,17 @@ class _Code:
             return True
         if path.suffix == ".py":
             return self._opaque or name in self._trees
-        if len(path.parts) > 1 or not _PROJECT.fullmatch(name):
-            return True
-        return self._opaque or any(_mentions(tree, path) for tree in self._trees.values())
+        if path.parts[0] in _PROJECT_FOLDERS or (len(path.parts) == 1 and _PROJECT.fullmatch(name)):
+            return self._opaque or any(_mentions(tree, path) for tree in self._trees.values())
+        return self._opaque or len(path.parts) > 1 or not self._is_made_by_hand(path)
+
+    def _is_made_by_hand(self, file: PurePosixPath) -> bool:
+        """Tell whether a file is named where the code runs as a script, and nowhere that the build runs."""
+        return (
+            not self._lists
+            and any(_says(node, file) for script in self._scripts for node in ast.walk(script))
+            and not any(_mentions(code, file) for code in self._imported)
+        )
 
 
 def _references(recipe: ModelRecipe) -> Iterator[str]:
@@ -180,6 +195,23 @@ def _parse(text: bytes) -> ast.Module | None:
         return None
 
 
+def _parts(tree: ast.Module) -> tuple[ast.Module, ast.Module]:
+    """Return what a module runs when it is imported, and what only a script runs."""
+    scripts = [node for node in tree.body if isinstance(node, ast.If) and not node.orelse and _is_main(node.test)]
+    imported = [node for node in tree.body if node not in scripts]
+    return ast.Module(imported, []), ast.Module([each for node in scripts for each in node.body], [])
+
+
+def _is_main(test: ast.expr) -> bool:
+    return ast.unparse(test) == "__name__ == '__main__'"
+
+
+def _lists_folders(tree: ast.Module) -> bool:
+    """Tell whether code finds files without naming them."""
+    names = (getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(tree))
+    return any(_LISTING.fullmatch(name) for name in names)
+
+
 def _imports_anything(node: ast.AST) -> bool:
     """Tell whether code imports or runs a module whose name it computes."""
     if not isinstance(node, ast.Call) or (node.args and isinstance(node.args[0], ast.Constant)):
@@ -198,13 +230,18 @@ def _mentions(tree: ast.Module, file: PurePosixPath) -> bool:
             case ast.ImportFrom(source, names):
                 found = module in (source or "").split(".") or any(alias.name == module for alias in names)
             case ast.Constant(str() as text):
-                found = file.name in text or text.endswith(f"*{file.suffix}") or text == file.suffix
-                found = found or (file.suffix == ".py" and module in text.split("."))
+                found = _says(node, file) or (file.suffix == ".py" and module in text.split("."))
             case _:
                 found = False
         if found:
             return True
     return False
+
+
+def _says(node: ast.AST, file: PurePosixPath) -> bool:
+    """Tell whether a node is a text with a file's name, or with the suffix of such files."""
+    text = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+    return isinstance(text, str) and (file.name in text or text.endswith(f"*{file.suffix}") or text == file.suffix)
 
 
 def _source(name: str) -> list[str] | None:
