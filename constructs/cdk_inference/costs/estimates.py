@@ -170,10 +170,11 @@ class _Bill:
     def front(self) -> None:
         """Add what brings the items into the workflow."""
         prices, items, batches = self.prices, self._items, self._batches
-        if not self._shape.direct:
+        if self._shape.items_are == "objects" and not self._shape.direct:
             self._count("EventBridge events", items, prices.eventbridge_events)
-        # A message is sent once; one call receives and one deletes up to ten.
-        self._count("SQS requests", items * (1 + 2 / min(_SQS_BATCH, self._mean)), prices.sqs_requests)
+        if self._shape.items_are != "records":
+            # A message is sent once; one call receives and one deletes up to ten.
+            self._count("SQS requests", items * (1 + 2 / min(_SQS_BATCH, self._mean)), prices.sqs_requests)
         if not self._shape.direct:
             self._count("pipe requests", batches, prices.pipe_requests)
             self._count("express executions", batches, prices.express_requests)
@@ -206,7 +207,7 @@ class _Bill:
         before, inference, after = (items * ms / 1000 for ms in (before_ms, option.item_ms, after_ms))
         sagemaker = isinstance(option, GpuOption) and option.backend == "sagemaker"
 
-        self._count("S3 GETs of objects", items, prices.s3_gets)
+        self._count("S3 GETs of objects", items if shape.items_are == "objects" else 0.0, prices.s3_gets)
         # SageMaker's input and output are objects.
         tensors = 0.0 if fused else batches * (shape.work_objects + (1 if sagemaker else 0))
         self._count("S3 PUTs of tensors", tensors, prices.s3_puts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import (
@@ -31,6 +31,8 @@ from cdk_inference.errors import PropError
 if TYPE_CHECKING:
     from cdk_inference.costs.prices import Prices
     from cdk_inference.model.records.manifest import Manifest
+
+ItemKind: TypeAlias = Literal["objects", "messages", "records"]
 
 MOST_IN_A_BATCH = 32
 """Most objects in a batch, as `S3Trigger` has it."""
@@ -114,6 +116,9 @@ class PipelineShape:
         Whether one function does all, with the memory of the option: one invocation a batch, no tensors on their way.
     direct
         Whether that function takes the messages itself, as that of a `DirectPipeline` does: no event, pipe or workflow.
+    items_are
+        The items of the trigger: ``"objects"`` of a bucket, which S3 tells of and which are read; ``"messages"`` of a
+        queue; or ``"records"`` of a stream, which has no queue.
     """
 
     batch_size: int = 32
@@ -128,8 +133,10 @@ class PipelineShape:
     hand_over_transitions: int = 5
     fused: bool = False
     direct: bool = False
+    items_are: ItemKind = "objects"
 
     def __post_init__(self) -> None:
+        check_choice(get_args(ItemKind), items_are=self.items_are)
         check_at_least(1, batch_size=self.batch_size, express_mb=self.express_mb)
         if self.batch_size > MOST_IN_A_BATCH:
             raise PropError(

@@ -211,7 +211,7 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
         self.routes: dict[str, FusedStages] = self._execution.bind(self, self._plan, {OWN: self}, self._parts)
         self.trigger.follow(self.results, self._row_versions)
         self.mapping = self.trigger.add_function(self.stages.score, max_concurrency=max_concurrency)
-        record_costs(self, self._plan, self.trigger.batch_size)
+        record_costs(self, self._plan, self.trigger.batch_size, items_are=self.trigger.items_are)
 
     @property
     def stages(self) -> FusedStages:

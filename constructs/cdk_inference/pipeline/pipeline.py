@@ -355,7 +355,8 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
             decisions = "\n\n".join(plan.decisions)
             CfnOutput(self, "Decision", value=decisions, description="why items go where they go")
             Annotations.of(self).add_info_v2("cdk-inference:decision", decisions)
-        record_costs(self, plan, self.trigger.batch_size, fused=not self._execution.outputs_travel)
+        fused = not self._execution.outputs_travel
+        record_costs(self, plan, self.trigger.batch_size, items_are=self.trigger.items_are, fused=fused)
 
     def advise(self, traffic: Traffic) -> None:
         """Warn at synth if the pipeline does not fit the traffic that you expect.

@@ -22,6 +22,7 @@ from cdk_inference.routing.inference import CpuStrategy, GpuStrategy
 if TYPE_CHECKING:
     from constructs import Construct
 
+    from cdk_inference.costs.options import ItemKind
     from cdk_inference.gpu.inference import GpuBackend
     from cdk_inference.model.calibration import Calibration
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
@@ -129,7 +130,9 @@ def planned_option(plan: RoutePlan, planned: PlannedRoute) -> CpuOption | GpuOpt
         return None
 
 
-def record_costs(pipeline: Construct, plan: RoutePlan, batch_size: int, *, fused: bool = False) -> None:
+def record_costs(
+    pipeline: Construct, plan: RoutePlan, batch_size: int, *, items_are: ItemKind, fused: bool = False
+) -> None:
     """Write what the costs of a pipeline depend on into its template, for reviews.
 
     Parameters
@@ -140,6 +143,8 @@ def record_costs(pipeline: Construct, plan: RoutePlan, batch_size: int, *, fused
         The plan of its routing.
     batch_size
         Most items in a batch. If it is known at deployment only, nothing is written.
+    items_are
+        The items of its trigger, as those of `PipelineShape`.
     fused
         Whether one function does all.
     """
@@ -150,6 +155,7 @@ def record_costs(pipeline: Construct, plan: RoutePlan, batch_size: int, *, fused
         architecture=LambdaPlatform.resolve(pipeline, plan.platform).architecture,
         fused=fused,
         direct=getattr(pipeline, "workflow", None) is None,
+        items_are=items_are,
     )
     shares = plan.planned_shares
     ways = {name: planned_option(plan, plan.planned[name]) for name in shares}

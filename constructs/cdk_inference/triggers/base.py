@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_stepfunctions as sfn
     from constructs import IConstruct
 
+    from cdk_inference.costs.options import ItemKind
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.state_machine import LoggedStateMachine
     from cdk_inference.storage.results import IResultsTable
@@ -93,8 +94,11 @@ class ITrigger(Construct):
         The trigger for the objects that the items are in, if an object has many of them.
     functions, workflow
         The functions that make items of events, by what they do, and their state machine, if there are any.
+    items_are
+        The kind of the items for the estimates of costs, see `PipelineShape`.
     """
 
+    items_are: ItemKind = "messages"
     queue: sqs.IQueue | None = None
     dead_letter_queue: sqs.IQueue
     undelivered_queue: sqs.IQueue | None = None
@@ -433,6 +437,7 @@ class IS3Trigger(ITrigger):
         As those of `S3Trigger`; ``suffixes`` are not known of a trigger of another stack, and empty.
     """
 
+    items_are = "objects"
     bucket: s3.IBucket
     queue: sqs.IQueue
     suffixes: Sequence[str] = ()

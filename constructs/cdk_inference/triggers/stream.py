@@ -51,6 +51,7 @@ class IStreamTrigger(ITrigger):
         Most records the workflow gets at once.
     """
 
+    items_are = "records"
     max_receive_count = 1
     undelivered_queue: sqs.IQueue
     _reading: Mapping[str, Any]

@@ -230,6 +230,13 @@ def test_the_bill_of_a_fused_pipeline_by_hand() -> None:
         "GB-seconds of express": round(0.15 / 16 * 16.67, 6),
     }
     assert bill.seconds == (1.5, 1.5)
+    objects = {line.service for line in bill.lines}
+    for kind, without in (
+        ("messages", {"EventBridge events", "S3 GETs of objects"}),
+        ("records", {"EventBridge events", "S3 GETs of objects", "SQS requests"}),
+    ):
+        lines = estimate(model, Traffic(items_per_month=1_000_000), shape=replace(shape, items_are=kind)).lines
+        assert objects - {line.service for line in lines} == without
 
 
 @given(cpus, traffics(), st.builds(PipelineShape, batch_size=st.integers(1, 32)))
@@ -366,6 +373,7 @@ def test_every_formula_can_be_checked_by_hand() -> None:
         (lambda: Traffic(items_per_month=1, batch_fill=0), "batch_fill must be .*, got 0"),
         (lambda: Traffic(items_per_month=1, batch_fill=2), "batch_fill must be .*, got 2"),
         (lambda: PipelineShape(batch_size=0), "batch_size must be .*, got 0"),
+        (lambda: PipelineShape(items_are="files"), "items_are"),
         (lambda: PipelineShape(batch_size=33), "batch_size must be at most 32, .* got 33"),
         (lambda: PipelineShape(preprocess_memory=99), "preprocess_memory must be .*, got 99"),
         (

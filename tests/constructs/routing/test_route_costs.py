@@ -8,6 +8,7 @@ from dataclasses import replace
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_kinesis as kinesis
 from aws_cdk.assertions import Annotations, Match, Template
 from tests.constructs.conftest import RECIPE, make_stack, resources
 
@@ -17,13 +18,17 @@ from cdk_inference import (
     GpuCapacity,
     Inference,
     InferencePipeline,
+    ItemsFormat,
+    KinesisTrigger,
     LambdaGpu,
     LambdaPlatform,
     ModelArtifact,
     Preprocess,
     PropError,
+    QueueTrigger,
     Route,
     Routing,
+    S3ItemsTrigger,
     SageMakerAsync,
     Traffic,
 )
@@ -438,6 +443,22 @@ def test_an_option_has_the_architecture_of_the_pipelines_functions(by):
     million = Traffic(items_per_month=1e6)
     services = {line.service for line in estimate(costs.ways["main"], million, shape=costs.shape).lines}
     assert {name for name in services if "of Lambda" in name} == {"GB-seconds of Lambda, x86_64"}
+
+
+def test_costs_are_those_of_what_the_trigger_takes():
+    stack = make_stack()
+    stream = kinesis.Stream(stack, "Clicks")
+    for number, (trigger, kind) in enumerate(
+        (
+            (None, "objects"),
+            (QueueTrigger(stack, "Queue"), "messages"),
+            (S3ItemsTrigger(stack, "Lines", items=ItemsFormat.json_lines()), "messages"),
+            (KinesisTrigger(stack, "Stream", stream=stream), "records"),
+        )
+    ):
+        one = route(stack, f"one{number}", measured=5)
+        pipeline = InferencePipeline(stack, f"Pipeline{number}", routing=one, trigger=trigger)
+        assert recorded(pipeline).shape.items_are == kind
 
 
 def test_costs_that_are_known_at_deployment_only_are_not_in_the_template():
