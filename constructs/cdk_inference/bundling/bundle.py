@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aws_cdk import Annotations, Stack
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.bundling.bytecode import BytecodeError, compile_modules, interpreter, settings, traces
+from cdk_inference.bundling.bytecode import BytecodeError, compile_packages, interpreter, settings, traces
 from cdk_inference.bundling.trimming import chosen_files, needed_files
 from cdk_inference.bundling.wheels import Requirements, installed_distributions, uv_version
 from cdk_inference.bundling.zip_files import (
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from cdk_inference.common.platform import LambdaPlatform
 
 # Raise this when the same inputs give another zip than before: it voids what is cached.
-_FORMAT = 4
+_FORMAT = 5
 # Nothing tells of a download that is possible now, or of an interpreter in an unusual place: look again after a while.
 _SEARCH_SECONDS = 3600
 _RUNTIME, _OUTSIDE = "inference_runtime", ("edge", "serving")
@@ -333,7 +333,7 @@ def _make(
         complete.mkdir(parents=True)
         try:
             files, made = contents(partial)
-            write_zip(complete / _ZIP, files, Store(folder.parent.with_name("deflated")))
+            write_zip(complete / _ZIP, files, Store(cache_root() / "deflated"))
             made["zip_sha256"] = hash_file(complete / _ZIP)
             _write_record(complete, made)
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one
@@ -402,9 +402,15 @@ def _contents(
     files: dict[str, Path | bytes] = {**installed, **sources}
     check_size(files, name)
     facts: dict[str, Any] = {"distributions": distributions}
-    compiled: dict[str, Path] = {}
+    compiled: dict[str, Path | bytes] = {}
     if compiler is not None:
-        compiled = compile_modules(files, partial / "bytecode", python=platform.python, executable=compiler)
+        compiled = compile_packages(
+            files,
+            partial / "bytecode",
+            python=platform.python,
+            executable=compiler,
+            store=Store(cache_root() / "bytecode"),
+        )
         if (size := sum(map(size_of, [*files.values(), *compiled.values()]))) > UNPACKED_LIMIT:
             compiled = {}
             facts["lack"] = (

@@ -13,15 +13,19 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdk_inference.bundling.uv_environment import uv_environment
-from cdk_inference.common.cache import home
+from cdk_inference.common.cache import hash_data, home
+from cdk_inference.common.contents import content_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from cdk_inference.common.store import Store
 
 COMPILERS = "CDK_INFERENCE_COMPILERS"
 """Variable with the paths of more interpreters, separated like those of ``PATH``.
@@ -29,6 +33,8 @@ COMPILERS = "CDK_INFERENCE_COMPILERS"
 They are asked before one is downloaded. A script that starts an emulated interpreter will do: the bytecode is the same.
 """
 
+_MANY = 20  # modules of a package from which its bytecode is kept: a process takes as long as it takes for a dozen
+_BYTECODE = "bytecode.zip"
 _ROOT = "/var/task"  # where Lambda puts the package
 _DOWNLOAD_SECONDS = 120
 # "Request failed after 1 retry in 4.2s": a warning that differs at each synth would differ in the assembly too.
@@ -139,6 +145,58 @@ def traces(python: str) -> list[str]:
 def settings() -> dict[str, str]:
     """Return uv's settings in the environment, which decide what it finds and downloads."""
     return {name: value for name, value in sorted(os.environ.items()) if name in _SETTINGS}
+
+
+def compile_packages(
+    files: Mapping[str, Path | bytes], folder: Path, *, python: str, executable: str, store: Store
+) -> dict[str, Path | bytes]:
+    """Compile the modules among files, those of a large package once for all functions that have it.
+
+    Parameters
+    ----------
+    files
+        Files of the package by their path in it.
+    folder
+        A folder to work in; made if missing.
+    python, executable
+        Version and path of the interpreter.
+    store
+        Keeps the bytecode of large packages, for each interpreter.
+
+    Returns
+    -------
+    dict
+        Files of bytecode by their path in the package.
+
+    Raises
+    ------
+    BytecodeError
+        If the interpreter fails.
+    """
+    packages: dict[str, dict[str, Path | bytes]] = {}
+    for name, content in files.items():
+        if name.endswith(".py"):
+            packages.setdefault(name.partition("/")[0], {})[name] = content
+    compiled: dict[str, Path | bytes] = {}
+    rest: dict[str, Path | bytes] = {}
+    state = Path(executable).stat()
+    compiler = [python, executable, state.st_size, state.st_mtime_ns]
+    for package, modules in sorted(packages.items()):
+        if len(modules) < _MANY:
+            rest |= modules
+            continue
+
+        def fill(entry: Path, package: str = package, modules: Mapping[str, Path | bytes] = modules) -> None:
+            made = compile_modules(modules, folder / f"package-{package}", python=python, executable=executable)
+            with zipfile.ZipFile(entry / _BYTECODE, "w") as archive:
+                for name, path in made.items():
+                    archive.write(path, name)
+
+        with zipfile.ZipFile(store.make(hash_data([compiler, content_digest(modules)]), fill) / _BYTECODE) as archive:
+            compiled |= {name: archive.read(name) for name in archive.namelist()}
+    if rest:
+        compiled |= compile_modules(rest, folder / "rest", python=python, executable=executable)
+    return compiled
 
 
 def compile_modules(

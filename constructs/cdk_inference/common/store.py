@@ -32,7 +32,7 @@ ABANDONED_SECONDS = 86400.0
 PARTIAL = ".partial-"
 """Begins the name of what is half made."""
 
-KINDS = ("models", "passes", "files", "bundles", "deflated")
+KINDS = ("models", "passes", "files", "bundles", "bytecode", "deflated")
 """The folders of the cache. Each of their members is one entry."""
 
 _DIGEST = ".sha256"

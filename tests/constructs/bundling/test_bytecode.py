@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aws_cdk import Annotations as Notes
@@ -25,7 +26,8 @@ from cdk_inference import LambdaPlatform
 from cdk_inference.bundling import bundle as bundling
 from cdk_inference.bundling import bytecode
 from cdk_inference.bundling.bundle import bundle
-from cdk_inference.bundling.bytecode import BytecodeError, compile_modules
+from cdk_inference.bundling.bytecode import BytecodeError, compile_modules, compile_packages
+from cdk_inference.common.store import Store
 
 HERE = f"3.{sys.version_info.minor}"
 TAG = sys.implementation.cache_tag
@@ -113,6 +115,39 @@ def test_bytecode_is_unchecked_and_says_where_lambda_unpacks_it(tmp_path: Path) 
     assert content[8:16] == importlib.util.source_hash(SOURCES["shop/till.py"])
     code = marshal.loads(content[16:])  # noqa: S302 # our own
     assert code.co_filename == "/var/task/shop/till.py"
+
+
+def test_a_large_package_is_compiled_once_for_all_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def recorded(files: dict[str, Path | bytes], folder: Path, **options: Any) -> dict[str, Path]:
+        asked.append(sorted(files))
+        return compile_modules(files, folder, **options)
+
+    monkeypatch.setattr(bytecode, "compile_modules", recorded)
+    library: dict[str, Path | bytes] = {
+        f"library/m{number}.py": f"VALUE = {number}, 'library'\n".encode() for number in range(bytecode._MANY)
+    }
+
+    def compiled(name: str, files: dict[str, Path | bytes]) -> dict[str, bytes]:
+        asked.clear()
+        found = compile_packages(
+            files, tmp_path / name, python=HERE, executable=sys.executable, store=Store(tmp_path / "bytecode")
+        )
+        return {
+            name: content if isinstance(content, bytes) else content.read_bytes() for name, content in found.items()
+        }
+
+    first = compiled("first", library | SOURCES)
+    assert asked == [sorted(library), sorted(SOURCES)]
+    assert first == compile_here(tmp_path / "apart", library) | compile_here(tmp_path / "rest", SOURCES)
+    second = compiled("second", {**library, "other.py": b"import library\n", "library/data.txt": b"1"})
+    assert asked == [["other.py"]]
+    assert second == {name: first[name] for name in first if name.startswith("library/")} | compile_here(
+        tmp_path / "other", {"other.py": b"import library\n"}
+    )
+    compiled("third", {**library, "library/m0.py": b"VALUE = 'changed'\n"})
+    assert asked == [sorted(library)]
 
 
 def test_neither_folder_umask_nor_environment_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
