@@ -23,7 +23,7 @@ from cdk_inference.local.errors import LocalError, MissingContextError
 from cdk_inference.local.failures import FailureFeed
 from cdk_inference.local.live_code import LiveCode, deployed_functions
 from cdk_inference.local.source_files import scan
-from cdk_inference.local.stacks import BOOTSTRAP_STACK, DeployedOwners, Stack, deployed
+from cdk_inference.local.stacks import BOOTSTRAP_STACK, DeployedOwners, Stack, deployed, matching
 from cdk_inference.local.uploads import Outcome, Pipeline, Upload
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Cloud:
         self._report = report
         self._told: set[tuple[int, str]] = set()
         self._bootstrapping = threading.Lock()  # a deployment does so while it synthesizes
+        self._known: tuple[object, list[Resource]] = (None, [])
 
     def check(self) -> None:
         """Raise if a part of the embedded AWS, such as a pipe, has ended unexpectedly.
@@ -378,7 +379,7 @@ class Cloud:
             ]
 
     def resources(self, **criteria: str) -> list[Resource]:
-        """Return resources of all deployed stacks.
+        """Return resources of all deployed stacks, which are read again only if a stack has changed.
 
         Parameters
         ----------
@@ -386,7 +387,12 @@ class Cloud:
             ``role``, ``type`` or ``pipeline``, as for ``Stack.resources``.
         """
         with answering(self.check):
-            return [resource for stack in self._stacks() for resource in stack.resources(**criteria)]
+            marks = aws.call(self.endpoint, aws.ENVIRONMENTS)["marks"]  # first, so that a later change shows
+            known, found = self._known
+            if marks != known:
+                found = [resource for stack in self._stacks() for resource in stack.resources()]
+                self._known = marks, found
+        return matching(found, **criteria)
 
     def pipelines(self) -> dict[str, Pipeline]:
         """Return the deployed pipelines by name; of those with the same name, by name, account and region."""

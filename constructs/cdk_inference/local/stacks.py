@@ -129,11 +129,14 @@ class Stack:
         list of Resource
             In the template's order.
         """
+        return matching(self._resources(), role=role, type=type, pipeline=pipeline)
+
+    def _resources(self) -> list[Resource]:
         declared = self.template().get("Resources", {})
         described = self._cloudformation.describe_stack_resources(StackName=self.name)["StackResources"]
         physical = {item["LogicalResourceId"]: item.get("PhysicalResourceId", "") for item in described}
         resolved = partial(self._resolved, physical)
-        found = [
+        return [
             Resource(
                 stack=self.name,
                 logical_id=logical_id,
@@ -147,13 +150,6 @@ class Stack:
             )
             for logical_id, resource in declared.items()
             if logical_id in physical
-        ]
-        return [
-            resource
-            for resource in found
-            if (role is None or resource.metadata.get("role") == role)
-            and (type is None or resource.type == type)
-            and (pipeline is None or resource.metadata.get("pipeline") == pipeline)
         ]
 
     def _resolved(self, physical: Mapping[str, str], value: Any) -> Any:  # noqa: ANN401
@@ -233,6 +229,19 @@ class DeployedOwners:
     def pipeline(self, resource: Resource) -> str | None:
         """Return the path of the pipeline; None if the resource belongs to none."""
         return self._of[resource.env].pipeline(resource.metadata)
+
+
+def matching(
+    resources: Iterable[Resource], *, role: str | None = None, type: str | None = None, pipeline: str | None = None
+) -> list[Resource]:
+    """Return those of the resources that match all criteria, which are those of ``Stack.resources``."""
+    return [
+        resource
+        for resource in resources
+        if (role is None or resource.metadata.get("role") == role)
+        and (type is None or resource.type == type)
+        and (pipeline is None or resource.metadata.get("pipeline") == pipeline)
+    ]
 
 
 def deployed(cloudformation: Any) -> dict[str, str]:  # noqa: ANN401

@@ -13,9 +13,11 @@ from tests.constructs.local.templates import create, pipeline, template, trust
 from tests.waiting import PATIENCE, wait_until
 
 from cdk_inference.local import LocalError, Resource, aws
+from cdk_inference.local.cloud import Cloud
 from cdk_inference.local.emulator.emulator import Emulator
 from cdk_inference.local.emulator.pipe_targets import failed_messages
 from cdk_inference.local.emulator.pipes import PipeDefinition, PipeRunner
+from cdk_inference.local.stacks import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,3 +258,29 @@ def test_a_changed_pipe_is_followed(endpoint: Endpoint) -> None:
     changed = json.dumps(pipeline(BatchSize=7))
     cloudformation.update_stack(StackName="Changed", TemplateBody=changed, Capabilities=["CAPABILITY_IAM"])
     wait_until(lambda: endpoint.batch_sizes("marked") == [7])
+
+
+def test_resources_are_read_again_only_after_a_change(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    class Noted(Stack):
+        def template(self) -> dict[str, Any]:
+            read.append(self.name)
+            return super().template()
+
+    monkeypatch.setattr("cdk_inference.local.cloud.Stack", Noted)
+    cloudformation = aws.client(endpoint.url, "cloudformation")
+    body = {"Resources": {"First": {"Type": "AWS::SQS::Queue"}}}
+    create(cloudformation, "Queues", body)
+    cloud = Cloud(endpoint.url, tmp_path)
+
+    def queues() -> list[str]:
+        return [one.logical_id for one in cloud.resources(type="AWS::SQS::Queue") if one.stack == "Queues"]
+
+    assert queues() == queues() == ["First"]
+    assert read.count("Queues") == 1
+    body["Resources"]["Second"] = {"Type": "AWS::SQS::Queue"}
+    cloudformation.update_stack(StackName="Queues", TemplateBody=json.dumps(body))
+    wait_until(lambda: queues() == ["First", "Second"])
