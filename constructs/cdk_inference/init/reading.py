@@ -185,17 +185,22 @@ def _columns(model: InspectedModel) -> Reading | None:
     strings = {spec.name for spec in model.inputs if spec.dtype == STRING}
     if len(model.inputs) == 1 and not strings:
         return None
-    columns = "".join(
-        f"            {f'Column.text({literal(each.name)})' if each.name in strings else literal(each.name)},\n"
-        for each in model.inputs
-    )
+    columns = "".join(f"            {_column(each)},\n" for each in model.inputs)
+    missing = any(each.nan for each in model.inputs)
     return Reading(
         kind="records in JSON",
         builtin=f"Preprocess.json(\n        fields=[\n{columns}        ]\n    )",
         sample="sample.json",
         data="data_records.py.j2",
-        values={"column": bool(strings), "flat": True},
+        values={"column": bool(strings) or missing, "missing": missing, "flat": True},
     )
+
+
+def _column(spec: TensorSpec) -> str:
+    """Return the expression of a column: missing numbers are for the model to fill in, if it does."""
+    if spec.dtype == STRING:
+        return f"Column.text({literal(spec.name)})"
+    return f"Column.number({literal(spec.name)}, missing=math.nan)" if spec.nan else literal(spec.name)
 
 
 def _sound(model: InspectedModel) -> Reading | None:

@@ -126,8 +126,13 @@ CASES: dict[str, tuple[onnx.ModelProto, str, str]] = {
     "snippets": (graph({"wave": ("n", 4000)}, {"scores": ("n", 3)}), "pad_to_multiple_of=0.25,", "classification"),
     "array": (graph({"series": ("n", 20, 6)}, {"forecast": ("n", 4)}), "Preprocess.tensor()", ""),
     "columns": (
-        graph({"amount": (None, 1), "label": (None, 1)}, {"probabilities": (None, 2)}, probabilities="true"),
-        'Column.text("label"),',
+        graph(
+            {"amount": (None, 1), "label": (None, 1)},
+            {"probabilities": (None, 2)},
+            probabilities="true",
+            missing='["amount", "label"]',
+        ),
+        'Column.number("amount", missing=math.nan),\n            Column.text("label"),',
         'activation="none"',
     ),
     "record": (graph({"x": ("n", 4), "count": ("n", 2)}, {'odd "name"': ("n", 4)}), 'suffixes=[".json"]', ""),
@@ -482,9 +487,12 @@ def to_onnx(estimator, *, initial_types, **options):
     print({name: (type(kind).__name__[:-10], *kind) for name, kind in initial_types})
     return Model()
 
+class Entry: pass
+
 class Model:
-    metadata_props = type("Entries", (), {"add": lambda self: type("Entry", (), {})()})()
-    def SerializeToString(self): return b"graph"
+    def __init__(self): self.metadata_props, self.entries = self, []
+    def add(self): return self.entries.append(Entry()) or self.entries[-1]
+    def SerializeToString(self): return print({each.key: each.value for each in self.entries}) or b"graph"
 """,
     "joblib.py": """
 import numpy as np
@@ -509,21 +517,23 @@ def load(path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "types"),
+    ("columns", "types", "missing"),
     [
         (
             '[("n", Step(), ["age"]), ("c", encoder, ["city", "rooms"]), ("p", imputed, ["job"]), '
             '("t", Step(vocabulary_={}), "note"), ("remainder", "drop", ["id"])]',
             {"age": "Float", "city": "String", "rooms": "Float", "job": "String", "note": "String"},
+            [],
         ),
         (
             '[("n", Step(statistics_=np.array([3.0])), slice(0, 1)), ("c", encoder, [3, 2])]',
             {"age": "Float", "city": "Float", "rooms": "Float", "job": "String", "note": "Float", "id": "Float"},
+            ["age"],
         ),
     ],
 )
 def test_each_column_of_an_estimator_is_an_input_of_its_kind(
-    tmp_path: Path, columns: str, types: dict[str, str]
+    tmp_path: Path, columns: str, types: dict[str, str], missing: list[str]
 ) -> None:
     libraries, project = tmp_path / "libraries", tmp_path / "project"
     project.mkdir()
@@ -535,7 +545,9 @@ def test_each_column_of_an_estimator_is_an_input_of_its_kind(
     run = partial(subprocess.run, cwd=project, env=known, capture_output=True, text=True, check=False)
     done = run([sys.executable, "convert.py"])
     assert done.returncode == 0, done.stderr
-    assert ast.literal_eval(done.stdout) == {name: (kind, None, 1) for name, kind in types.items()}
+    inputs, said = map(ast.literal_eval, done.stdout.splitlines())
+    assert inputs == {name: (kind, None, 1) for name, kind in types.items()}
+    assert json.loads(said["missing"]) == missing
     for command in (["check"], ["format", "--diff"]):
         clean = run(["ruff", *command, "--line-length=120", "convert.py"])
         assert clean.returncode == 0, clean.stdout

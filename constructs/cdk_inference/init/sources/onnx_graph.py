@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,8 @@ def inspect_onnx(path: Path, *, origin: str | None = None) -> InspectedModel:
     if (tokenizer := path.with_name(TOKENIZER)).is_file():
         files[TOKENIZER] = tokenizer
     said = {each.key: each.value for each in model.metadata_props}
+    missing = _names(said, "missing")
+    inputs = tuple(replace(each, nan=each.name in missing and each.dtype.startswith("float")) for each in inputs)
     maps = [node for node in graph.node if node.op_type == "ZipMap"]
     return InspectedModel(
         source=f"OnnxFile({json.dumps(path.name, ensure_ascii=False)})",
