@@ -215,7 +215,18 @@ class ITrigger(Construct):
             The workflow.
         encryption_key
             The customer managed key of the workflow. Default: none, or that of the trigger.
+
+        Raises
+        ------
+        PropError
+            The workflow is in another stack: each stack would refer to the other one.
         """
+        own, other = (_outermost_stack(each).node.path for each in (self, workflow))
+        if own != other and workflow.node.default_child is not None:  # an imported one refers to nothing
+            raise PropError(
+                f"{self.node.path} must be in the stack of its workflow, {other}, got {own}; create it there, and pass "
+                "it the bucket or the queue of the other stack"
+            )
         source = self._pipe_source
         role = iam.Role(
             self,
@@ -537,3 +548,11 @@ def allow_events(queue: sqs.IQueue, rule: events.CfnRule) -> None:
             f"the policy of the imported queue {queue.node.path} must allow events.amazonaws.com the action "
             "sqs:SendMessage; add a statement there with the rule as aws:SourceArn",
         )
+
+
+def _outermost_stack(construct: IConstruct) -> Stack:
+    """Return the stack that is deployed with a construct in it: nested ones are deployed with their parents."""
+    stack = Stack.of(construct)
+    while stack.nested_stack_parent is not None:
+        stack = stack.nested_stack_parent
+    return stack

@@ -204,6 +204,19 @@ def test_the_pipes_logs_are_kept_as_long_as_the_others(stack, pipeline):
     assert {group["Properties"]["RetentionInDays"] for group in groups} == {365}
 
 
+def test_a_trigger_of_another_stack_fails_and_its_bucket_works(stack, pipeline):
+    other = cdk.Stack(stack.node.scope, "Other")
+    trigger = S3Trigger(other, "Trigger")
+    with pytest.raises(PropError, match=r"^Other/Trigger must be in the stack of its workflow, Stack, got Other;"):
+        pipeline(trigger=trigger)
+    nested = cdk.NestedStack(stack, "Nested")
+    trigger = S3Trigger(nested, "Trigger", bucket=trigger.bucket)
+    machine = cdk.aws_stepfunctions.StateMachine.from_state_machine_arn(
+        other, "Imported", "arn:aws:states:eu-west-1:111111111111:stateMachine:imported"
+    )
+    assert trigger.add_target(machine).target == machine.state_machine_arn
+
+
 def test_a_trigger_without_a_pipe_fails_to_measure_one(stack):
     with pytest.raises(PropError, match=r"Stack/Trigger must have a target .* got none; add_target\(\)"):
         S3Trigger(stack, "Trigger").metric_pipe_failed()
