@@ -18,8 +18,24 @@ from cdk_inference.init.names import project_name
 from cdk_inference.init.project import project_around, starter_project
 from cdk_inference.init.sources.inspect import inspect
 
+OTHERS = {
+    "local": "deploy to an embedded AWS on this machine, upload objects, and see what became of them",
+    "stage": "run one stage with a file",
+    "model": "build models, judge them, and keep them in a registry",
+    "review": "see what a change of the app means before it is deployed",
+    "simulation": "see what a load takes, costs and breaks first",
+    "bundling.sbom": "list what the functions contain",
+    "backfill": "score objects that are in the bucket already",
+    "release": "see how a release is doing, promote it, or abort it",
+    "audit": "ask an audit log",
+    "retraining": "label objects, and train a model again",
+    "anywhere": "take a route of a pipeline out of AWS",
+}
+"""The other command lines, by the module to run."""
+
 app = typer.Typer(
     help="AWS CDK constructs for event-driven ML inference.",
+    epilog="\n\n".join(f"python -m cdk_inference.{name}: {says}" for name, says in OTHERS.items()),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

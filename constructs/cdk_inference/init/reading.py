@@ -249,7 +249,7 @@ def _array(model: InspectedModel) -> Reading | None:
 
 def _record() -> Reading:
     return Reading(
-        kind="records in JSON, with a list for each input",
+        kind="JSON records of several inputs",
         builtin="",
         options=(_suffixes("json"),),
         sample="sample.json",

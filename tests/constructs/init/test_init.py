@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tests.constructs.model.graphs import Graph
+from typer.testing import CliRunner
 
 from cdk_inference.errors import InferenceError
 from cdk_inference.init import cli
@@ -321,6 +322,13 @@ def test_what_is_written_is_clean_code(projects: dict[str, Path]) -> None:
         done = subprocess.run(["ruff", *command, root], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
     assert len(list(root.rglob("*.py"))) > 4 * len(projects)
+
+
+def test_the_help_names_all_command_lines() -> None:
+    packages = {path.parent.name for path in Path(cli.__file__).parents[1].glob("*/__main__.py")}
+    assert packages | {"release", "bundling.sbom"} == cli.OTHERS.keys()
+    said = CliRunner().invoke(cli.app, ["--help"]).output
+    assert [name for name in cli.OTHERS if f"python -m cdk_inference.{name}: " not in said] == []
 
 
 def test_without_a_model_it_is_the_example_of_the_tutorial(tmp_path: Path) -> None:
