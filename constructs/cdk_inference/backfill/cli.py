@@ -17,6 +17,7 @@ from rich.console import Console
 
 from cdk_inference.backfill.deployed import BackfillError, DeployedBackfill, Selection, Status, to_json
 from cdk_inference.common.sessions import open_session
+from cdk_inference.costs.quantities import plural
 from cdk_inference.errors import InferenceError
 
 app = typer.Typer(
@@ -154,7 +155,7 @@ def _cost(backfill: DeployedBackfill, chosen: Selection) -> str:
     prices = backfill.prices
     number = 1_000_000 if chosen.objects is None else chosen.objects
     most, least = prices.usd(number, number), number * prices.looked_at / 1e6
-    about = "objects of an inventory, each million" if chosen.objects is None else f"{number:,} objects"
+    about = "objects of an inventory, each million" if chosen.objects is None else plural(number, "object")
     scored = "a sum that is not known, as the latency of a model is not," if most is None else f"about {_usd(most)}"
     return (
         f"{about} of s3://{backfill.bucket}: {scored} if all have to be scored, about {_usd(least)} if none has to be "

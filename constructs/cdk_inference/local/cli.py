@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from rich.console import Console
 
 from cdk_inference.common.escaping import clean_lines
+from cdk_inference.costs.quantities import plural
 from cdk_inference.errors import InferenceError
 from cdk_inference.local import aws
 from cdk_inference.local.background import Background, NothingDeployedError
@@ -146,7 +147,7 @@ def put(
             print(f"s3://{upload.bucket}/{upload.key}")  # noqa: T201
         return
     with Steps(_err) as steps:
-        steps.begin(f"waiting for {len(uploads)} results")
+        steps.begin(f"waiting for {plural(len(uploads), 'result')}")
         outcomes = cloud.wait_for(
             uploads, timeout=timeout, pipeline=pipeline, on_line=steps.line, on_failure=steps.tell
         )

@@ -63,8 +63,14 @@ def _by_name(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline]:
 
 
 def _asset_bytes(assembly: Path) -> int:
-    """Return the bytes of what an assembly ships besides its templates."""
-    return sum(file.stat().st_size for file in assembly.rglob("asset.*") if file.is_file())
+    """Return the bytes of what an assembly ships besides its templates: its folder keeps what earlier ones shipped."""
+    files = {
+        (listing.parent / file["source"]["path"]).resolve()
+        for listing in assembly.rglob("*.assets.json")
+        for file in json.loads(listing.read_text()).get("files", {}).values()
+        if "path" in file["source"]
+    }
+    return sum(file.stat().st_size for file in files if file.is_file() and not file.name.endswith(".template.json"))
 
 
 class Cloud:

@@ -10,7 +10,7 @@ import pytest
 
 from cdk_inference.local import LocalError, aws
 from cdk_inference.local.cdk import given_assembly
-from cdk_inference.local.cloud import Cloud
+from cdk_inference.local.cloud import Cloud, _asset_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,3 +59,17 @@ def test_settings_without_an_app_name_no_assembly(assembly: Path, settings: str 
     if settings is not None:
         (assembly.parent / "cdk.json").write_text(settings)
     assert given_assembly(assembly.parent) is None
+
+
+def test_only_what_an_assembly_ships_is_counted_and_once(assembly: Path) -> None:
+    inner = assembly / "assembly-Stage"
+    inner.mkdir()
+    for name, size in (("asset.a.zip", 1), ("asset.b.zip", 20), ("asset.of-before.zip", 300)):
+        (assembly / name).write_bytes(b"1" * size)
+    for folder, above in ((assembly, ""), (inner, "../")):
+        sources = [{"path": f"{above}asset.a.zip"}, {"path": "Stack.template.json"}, {"executable": ["make"]}]
+        sources += [{"path": "../asset.b.zip"}] if above else []
+        files = {str(number): {"source": source} for number, source in enumerate(sources)}
+        (folder / "Stack.assets.json").write_text(json.dumps({"files": files}))
+        (folder / "Stack.template.json").write_text("{}")
+    assert _asset_bytes(assembly) == 21

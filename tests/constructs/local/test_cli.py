@@ -240,7 +240,7 @@ def test_a_cloud_that_ends_by_itself_says_why(app: Path) -> None:
         create(Background(app).cloud().client("cloudformation"), "Marked", pipeline())
         put = [sys.executable, "-m", "cdk_inference.local", "put", "app.py", "--wait", "--timeout", "3600"]
         with subprocess.Popen(put, cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
-            assert waiting.stderr.readline() == "waiting for 1 results ...\n"
+            assert waiting.stderr.readline() == "waiting for 1 result ...\n"
             [emulator] = children(serving.pid)
             os.kill(emulator, signal.SIGKILL)
             said = waiting.stderr.read()
