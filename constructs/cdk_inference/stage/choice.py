@@ -18,27 +18,33 @@ if TYPE_CHECKING:
 
 Kind = Literal["preprocess", "postprocess"]
 
-BUILTIN: dict[str, Kind] = {
-    "image": "preprocess",
-    "json": "preprocess",
-    "csv": "preprocess",
-    "text": "preprocess",
-    "tensor": "preprocess",
-    "raw_tensor": "preprocess",
-    "classification": "postprocess",
-    "detection": "postprocess",
-    "embedding": "postprocess",
-    "nearest": "postprocess",
-    "outputs": "postprocess",
-    "segmentation": "postprocess",
+_BEFORE: tuple[Kind, ...] = ("preprocess",)
+_AFTER: tuple[Kind, ...] = ("postprocess",)
+
+BUILTIN: dict[str, tuple[Kind, ...]] = {
+    "image": _BEFORE,
+    "json": _BEFORE,
+    "csv": _BEFORE,
+    "text": _BEFORE + _AFTER,
+    "audio": _BEFORE,
+    "tensor": _BEFORE,
+    "raw_tensor": _BEFORE,
+    "classification": _AFTER,
+    "detection": _AFTER,
+    "segmentation": _AFTER,
+    "embedding": _AFTER,
+    "nearest": _AFTER,
+    "ctc": _AFTER,
+    "segments": _AFTER,
+    "outputs": _AFTER,
 }
-"""The class methods of `Preprocess` and `Postprocess` that need no code."""
+"""The class methods of `Preprocess` and `Postprocess` that need no code; of those with both, the first is meant."""
 
 
 def kind_of(stage: str) -> Kind:
     """Return what kind of stage this is: built-in ones are known, and yours say so by their first parameter."""
     if stage in BUILTIN:
-        return BUILTIN[stage]
+        return BUILTIN[stage][0]
     file, _, name = stage.rpartition(":")
     try:
         tree = ast.parse(Path(file).read_bytes())
@@ -51,7 +57,7 @@ def kind_of(stage: str) -> Kind:
     return "preprocess"
 
 
-def chosen(stage: str, options: Sequence[str]) -> Preprocess | Postprocess | str:
+def chosen(stage: str, options: Sequence[str], kind: Kind) -> Preprocess | Postprocess | str:
     """Return a stage that can be run.
 
     Parameters
@@ -60,11 +66,13 @@ def chosen(stage: str, options: Sequence[str]) -> Preprocess | Postprocess | str
         ``path/to/file.py:function``, or the name of a built-in stage.
     options
         Options of a built-in stage, ``name=value``; a value is JSON, or text that is not JSON.
+    kind
+        Whether it is to be a preprocessing or a postprocessing.
 
     Raises
     ------
     PropError
-        There is no such stage or option, or an option has a wrong value.
+        There is no such stage of this kind, or no such option, or an option has a wrong value.
     """
     if stage not in BUILTIN:
         if ":" not in stage:
@@ -72,12 +80,15 @@ def chosen(stage: str, options: Sequence[str]) -> Preprocess | Postprocess | str
         if options:
             raise PropError(f"option must be left out with a function of yours, got '{options[0]}'")
         return stage
+    if kind not in BUILTIN[stage]:
+        names = ", ".join(name for name, kinds in BUILTIN.items() if kind in kinds)
+        raise PropError(f"{kind} must be 'path/to/file.py:function' or one of {names}, got '{stage}'")
     # Here, since it loads AWS CDK, which a function of the user's needs not.
     from cdk_inference.stages.postprocess import Postprocess  # noqa: PLC0415
     from cdk_inference.stages.preprocess import Preprocess  # noqa: PLC0415
 
     values = dict(map(_option, options))
-    make: Any = getattr(Preprocess if BUILTIN[stage] == "preprocess" else Postprocess, stage)
+    make: Any = getattr(Preprocess if kind == "preprocess" else Postprocess, stage)
     try:
         inspect.signature(make).bind(**values)
     except TypeError as error:

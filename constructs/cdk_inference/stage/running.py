@@ -54,7 +54,7 @@ def run(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Array]]:
     InferenceError
         The stage, the object or the model is not there, or they do not fit.
     """
-    stage: Any = chosen(arguments.stage, arguments.options)
+    stage: Any = chosen(arguments.stage, arguments.options, arguments.kind)
     model = None if arguments.model is None else LocalModel.of(arguments.model, architecture=arguments.architecture)
     source, timeout, keep = arguments.source, arguments.timeout, arguments.keep
     item: dict[str, Any] = {"key": _key(source, arguments.key), "bucket": arguments.bucket}
@@ -68,7 +68,7 @@ def run(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Array]]:
         return report.of_preprocess(found), found.inputs
     if model is None:
         raise PropError("model must be given with postprocess, which gets its outputs, got none; add --model")
-    after: Any = chosen(arguments.postprocess, arguments.postprocess_options)
+    after: Any = chosen(arguments.postprocess, arguments.postprocess_options, "postprocess")
     pipeline = InProcessPipeline(model=model, preprocess=stage, postprocess=after, keep=keep, timeout=timeout)
     scored = pipeline.run(_read(source), **item)
     return report.of_pipeline(scored), scored.outputs

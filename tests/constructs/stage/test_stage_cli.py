@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from typer.testing import CliRunner
 
+from cdk_inference import Postprocess, Preprocess
 from cdk_inference.stage import report
 from cdk_inference.stage.arrays import facts, read_arrays, write_arrays
+from cdk_inference.stage.choice import BUILTIN
 from cdk_inference.stage.cli import app, main
 from cdk_inference.stage.report import as_json
 
@@ -167,6 +169,12 @@ def test_an_explanation_is_read_by_a_person() -> None:
         assert shown == [f"explained  {line}" for line in lines]
 
 
+def test_each_stage_that_needs_no_code_has_a_name() -> None:
+    for kind, of in (("preprocess", Preprocess), ("postprocess", Postprocess)):
+        made = {name for name, value in vars(of).items() if isinstance(value, classmethod) and not name.startswith("_")}
+        assert made - {"function"} == {name for name, kinds in BUILTIN.items() if kind in kinds}
+
+
 def test_an_object_that_is_rejected_exits_with_3(run: Run, tmp_path: Path) -> None:
     (tmp_path / "object.json").write_text("no")
     code, out, _ = run("own.py:preprocess", "object.json", "--key", "a/b", "--bucket", "photos")
@@ -209,6 +217,10 @@ def test_a_bug_shows_the_users_frames_alone(run: Run, tmp_path: Path) -> None:
     [
         (("own.py:preprocess", "absent.json"), "input must be an existing file or -, got 'absent.json'; looked in"),
         (("absent.py:preprocess", "object.json"), "stage must be in an existing file, got 'absent.py'"),
+        (
+            ("image", "object.json", "--kind", "postprocess"),
+            "postprocess must be 'path/to/file.py:function' or one of text,",
+        ),
         (("picture", "object.json"), "stage must be 'path/to/file.py:function' or one of image, json, csv, text"),
         (("image", "object.json", "-o", "sise=8"), "options must be those of Preprocess.image, size, resize"),
         (("image", "object.json", "-o", "size"), "option must be of the form name=value, got 'size'"),
