@@ -59,7 +59,10 @@ const sections = {
     results.update(section);
     requests.rows(section.rows);
   },
-  dead: (section) => showDead(section, inbox, open),
+  dead: (section) => {
+    showDead(section, inbox, open);
+    requests.dead(section.letters);
+  },
   executions: (section) => showExecutions(section, openExecution),
   metrics: showMetrics,
   notices: ({ notices }) => news.update(notices),

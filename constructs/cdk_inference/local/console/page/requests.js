@@ -113,6 +113,15 @@ export class Requests {
     }
   }
 
+  /** Tell which of the messages ended as dead letters: these have their bodies, but other ids. */
+  dead(letters) {
+    for (const one of this.sent.filter((each) => each.waiting && each.text)) {
+      const letter = letters.find((each) => each.text && one.text.startsWith(each.text) && each.sent >= one.at);
+      if (letter) Object.assign(one, { state: "dead", waiting: false, answer: { message: letter.reason } });
+    }
+    this.show();
+  }
+
   show() {
     keyed(byId("answers"), this.sent, (one) => String(one.id), (one) => this.card(one));
     byId("no-answers").hidden = this.sent.length > 0 || this.inputs.length === 0;
@@ -124,6 +133,7 @@ export class Requests {
     const [kind, word] = {
       running: ["running", "waiting for the answer"],
       sent: ["running", one.waiting ? "sent, its row will come" : "sent; its row appears under Results"],
+      dead: ["dead_letter", "dead letter"],
       refused: ["failed", one.status === null ? "not taken" : `status ${one.status}`],
       answered: rejected ? ["rejected", one.row.status.toLowerCase()] : ["succeeded", one.status === null ? "row" : "answered"],
     }[one.state];

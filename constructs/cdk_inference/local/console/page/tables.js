@@ -143,7 +143,7 @@ export function showDead(section, inbox, open) {
     return element(
       "tr",
       { onclick: (event) => known && !event.target.closest("button, a") && open(row) },
-      element("td", { class: "object" }, element("div", { class: "held" }, thumbnail(known ? row : { ...row, bucket: "" }, inbox), known ? named(row, open) : element("code", { class: "line" }, letter.text || "an empty message"))),
+      element("td", { class: "object" }, element("div", { class: "held" }, known ? thumbnail(row, inbox) : null, known ? named(row, open) : element("code", { class: "line" }, letter.text || "an empty message"))),
       element("td", { class: "reason", "data-title": "Reason" }, letter.reason),
       element("td", { class: "when", "data-title": "Sent" }, moment(letter.sent)),
       element("td", { class: "act" }, redrive(letter)),
