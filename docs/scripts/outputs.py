@@ -52,16 +52,17 @@ def scaled(page: str) -> str:
 def scale_rows(rates: Sequence[float]) -> list[str]:
     """Return a row of the reference app for each rate, which take seconds."""
     rows = []
-    for result in sweep(CpuOption("lite0", milliseconds=2.796), rates).results:
-        first, costs, latency = result.breaks_first, result.estimate, result.latency
+    swept = sweep(CpuOption("lite0", milliseconds=2.796), rates)
+    for result in swept.results:
+        limit, costs, latency = swept.limit_of(result), result.estimate, result.latency
         cells = [
             figure(result.arrivals.per_second),
             *(f"{figure(each)} s" for each in (latency.p50, latency.p95)),
             f"{result.peak_environments:,.0f}",
             f"{costs.usd_per_month:,.0f}",
             f"{costs.usd_per_million:,.2f}",
-            first.quota.title,
-            figure(result.breaks_at),
+            limit.breaks_first.quota.title,
+            figure(limit.breaks_at),
         ]
         rows.append(f"| {' | '.join(cells)} |\n")
     return rows

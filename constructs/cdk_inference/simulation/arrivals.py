@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from random import Random
 
+_WHOLE = 1_000  # from here on, digits after the point say nothing
 _DAY = 24 * HOUR
 _STEPS = 288  # of a day's curve, 5 minutes each
 
@@ -111,14 +112,14 @@ class Arrivals:
 
     def describe(self) -> str:
         """Say it in words."""
+        rate = f"{self.per_second:,.0f}" if self.per_second >= _WHOLE else f"{self.per_second:.4g}"
         if self.shape == "bursts":
             return (
-                f"{self.per_second:,.4g} objects a second in bursts of {self.burst_seconds:,.0f} s, "
-                f"{self.pause_seconds:,.0f} s apart"
+                f"{rate} objects a second in bursts of {self.burst_seconds:,.0f} s, {self.pause_seconds:,.0f} s apart"
             )
         if self.shape == "day":
             return f"{self.per_second * _DAY:,.0f} objects a day, {1 + self.swing:.1f} times the mean rate at noon"
-        return f"{self.per_second:,.4g} objects a second"
+        return f"{rate} objects a second"
 
     def lots(self, random: Random, *, most: int, longest: float) -> Iterator[tuple[float, float, int]]:
         """Yield objects that arrive shortly after each other together: first moment, last moment, and how many.

@@ -23,7 +23,7 @@ from cdk_inference.simulation.arrivals import Arrivals
 from cdk_inference.simulation.assumptions import Assumptions
 from cdk_inference.simulation.page import render
 from cdk_inference.simulation.pipelines import RecordedPipeline, read_pipeline
-from cdk_inference.simulation.quotas import Quotas
+from cdk_inference.simulation.quotas import Quota, Quotas
 from cdk_inference.simulation.results import seconds
 from cdk_inference.simulation.simulator import simulate
 from cdk_inference.simulation.sweep import RATES, Sweep, sweep
@@ -56,7 +56,7 @@ Rate = Annotated[
     typer.Option(min=0.001, help="Objects a second; may be given several times.", show_default=False),
 ]
 Shape = Annotated[Curve, typer.Option(help="How the rate changes. All but 'constant' take one rate.")]
-Quota = Annotated[
+QuotaValue = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="A quota of your account, such as concurrent_executions=5000."),
 ]
@@ -74,7 +74,7 @@ def run(
     route: Route = None,
     rate: Rate = None,
     curve: Shape = Curve.CONSTANT,
-    quota: Quota = None,
+    quota: QuotaValue = None,
     assume: Assumption = None,
     output: Output = None,
     seed: Seed = 0,
@@ -112,7 +112,7 @@ def _one(found: RecordedPipeline, arrivals: Arrivals, quotas: Quotas, assumption
     result = simulate(
         found.option, arrivals, shape=found.shape, quotas=quotas, assumptions=assumptions, warm_up=0, seed=seed
     )
-    return Sweep(found.path, found.option, (result,))
+    return Sweep(found.path, found.option, (result,), result)
 
 
 def _arrivals(curve: Curve, per_second: float) -> Arrivals:
@@ -145,25 +145,34 @@ def _values(texts: list[str], option: str, of: type[Quotas] | type[Assumptions])
 
 def _show(swept: Sweep) -> None:
     if len(swept.results) == 1:
+        [result] = swept.results
         _out.print(clean(swept.name), markup=False)
-        _out.print(swept.results[0].explain(), markup=False)
+        _out.print(result.explain(swept.limit_of(result)), markup=False)
         return
-    table = Table(box=box.SIMPLE, title=clean(swept.name), title_justify="left")
-    for name in ("objects a second", "p95", "environments", "USD a million", "breaks first", "at about"):
-        table.add_column(name, justify="left" if name == "breaks first" else "right")
+    table = Table(box=box.SIMPLE, title=clean(swept.name), title_justify="left", pad_edge=False)
+    for name in ("objects a second", "keeps up", "p95", "environments", "USD a million", "first limit", "at about"):
+        table.add_column(name, justify="right", min_width=len(name) if " " not in name else None)
+    limits: list[Quota] = []
     for result in swept.results:
-        first, costs = result.breaks_first, result.estimate
+        limit, costs = swept.limit_of(result), result.estimate
+        first = limit.breaks_first
+        if first is not None and first.quota not in limits:
+            limits.append(first.quota)
         table.add_row(
             figure(result.arrivals.per_second),
+            "yes" if result.keeps_up else "no",
             seconds(result.latency.p95),
             f"{result.peak_environments:,.0f}",
             f"{costs.usd_per_million:,.2f}" if costs is not None and costs.usd_per_million is not None else "not known",
-            first.quota.title if first is not None else "nothing",
-            figure(result.breaks_at) if result.breaks_at is not None else "not known",
+            f"({limits.index(first.quota) + 1})" if first is not None else "nothing",
+            figure(limit.breaks_at) if limit.breaks_at is not None else "not known",
         )
     _out.print(table)
-    if (first := swept.breaks_first.breaks_first) is not None:
-        _out.print(f"{first.quota.title}: {first.quota.advice}", markup=False)
+    for number, quota in enumerate(limits, 1):
+        _out.print(f"({number}) {quota.title}", markup=False)
+    if swept.limit.breaks_first is not None:
+        fastest = swept.results[-1].arrivals.per_second
+        _out.print(f"advice: {swept.limit.advice(fastest)}", markup=False)
 
 
 def main() -> None:

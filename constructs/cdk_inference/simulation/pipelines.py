@@ -99,8 +99,8 @@ def _option(recorded: RecordedCosts, path: str, route: str | None) -> Option:
     option = recorded.ways[name]
     if option is None:
         raise PropError(
-            f"milliseconds of route {name} of {path} must be known, got none; pass milliseconds= to its Route, or "
-            "build its model with precision 'auto'"
+            f"milliseconds of route {name} of {path} must be known, got none; pass milliseconds= to its Route, such as "
+            "what python -m cdk_inference.model compare measures, or build its model with precision 'auto'"
         )
     return option
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from cdk_inference.simulation.quotas import QuotaUse
 
 _WORTH_A_LINE = 0.01  # share of a quota
+_SLOWER = 0.05  # share of the rate by which rows may come slower than objects
+_EXACT = 0.05  # of a step, which is rounded down
+_DEVIATIONS = 4  # of a Poisson process
 
 
 @dataclass(frozen=True)
@@ -129,11 +133,43 @@ class SimulationResult:
             return min(self.arrivals.per_second, reached)
         return self.arrivals.per_second / first.typical_share
 
-    def explain(self) -> str:
-        """Return the figures as text."""
-        latency, first, estimate = self.latency, self.breaks_first, self.estimate
+    @property
+    def keeps_up(self) -> bool:
+        """Whether each object gets its row, and rows come as fast as objects do if the rate is constant."""
+        if self.dead or self.unfinished:
+            return False
+        chance = max(_SLOWER, _DEVIATIONS / math.sqrt(max(self.arrived, 1)))  # few objects come at uneven times
+        return self.arrivals.shape != "constant" or self.throughput >= (1 - chance) * self.arrivals.per_second
+
+    def advice(self, per_second: float) -> str:
+        """Say what helps against what breaks first, and how much of it a rate needs.
+
+        Parameters
+        ----------
+        per_second
+            Objects a second that are wanted.
+        """
+        first, at = self.breaks_first, self.breaks_at
+        if first is None or at is None:
+            return "nothing is to be done"
+        if per_second <= at:
+            return first.quota.advice
+        return f"{first.quota.advice}: {_rounded_up(first.limit * per_second / at)} for this rate"
+
+    def explain(self, limit: SimulationResult | None = None) -> str:
+        """Return the figures as text.
+
+        Parameters
+        ----------
+        limit
+            A run that says what breaks first, see `Sweep.limit`. Default: this one.
+        """
+        limit = limit or self
+        latency, first, estimate = self.latency, limit.breaks_first, self.estimate
+        rows = f"{figure(self.throughput)} of {figure(self.arrivals.per_second)} objects a second get rows"
         lines = [
             f"{self.arrivals.describe()}, for {figure(self.arrivals.seconds)} s",
+            f"  keeps up      {'yes' if self.keeps_up else f'no: {rows}'}",
             f"  objects       {self.arrived:,}: {self.finished:,} with rows, {self.dead:,} dead, "
             f"{self.unfinished:,} not finished",
             f"  throughput    {figure(self.throughput)} rows a second, {figure(self.mean_batch)} objects in a batch",
@@ -148,12 +184,14 @@ class SimulationResult:
                 f"  costs         {estimate.usd_per_month:,.2f} USD a month, {estimate.usd_per_million:,.2f} for a "
                 "million objects"
             )
-        if first is not None and self.breaks_at is not None:
-            lines.append(
-                f"  breaks first  {first.quota.title}: {figure(first.typical)} of "
-                f"{first.limit:,.0f} {first.quota.unit}, so at about {figure(self.breaks_at)} objects a second"
-            )
-            lines.append(f"  advice        {first.quota.advice}")
+        if first is not None and limit.breaks_at is not None:
+            used = f"{figure(first.typical)} of {first.limit:,.0f} {first.quota.unit}"
+            rate = "" if limit is self else f" at {figure(limit.arrivals.per_second)} objects a second"
+            lines += [
+                f"  breaks first  at about {figure(limit.breaks_at)} objects a second: {first.quota.title}",
+                f"                ({used}{rate})",
+                f"  advice        {limit.advice(self.arrivals.per_second)}",
+            ]
         lines += [
             f"  in use        {percent(use.share)} of {use.limit:,.0f} {use.quota.unit}: {use.quota.title}"
             for use in self.quotas
@@ -163,6 +201,12 @@ class SimulationResult:
             f"  held up by    {use.quota.title}, after {figure(use.reached_at or 0)} s" for use in self.held_up_by
         ]
         return "\n".join(lines)
+
+
+def _rounded_up(value: float) -> str:
+    """Return a number of two digits and zeros: the rates of a run are not more exact."""
+    step = 10.0 ** max(0, math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / step - _EXACT) * step:,.0f}"
 
 
 def seconds(value: float | None) -> str:

@@ -91,7 +91,8 @@ def test_the_command_line_simulates_and_writes_the_page(assembly: Path, tmp_path
     shown = run(assembly, "--pipeline", "Shop/Photos", *SLOW, "--quota", "s3_gets=20", "--output", page)
     assert "Shop/Photos" in shown
     assert "S3, GET" in shown
-    assert "it cannot be raised" in shown
+    assert "(1) S3, GET and HEAD requests per partitioned prefix" in shown
+    assert "advice: spread the keys over more prefixes, since it cannot be raised and each prefix has its own" in shown
     assert "Shop/Photos" in page.read_text("utf-8")
     for curve in ("bursts", "day"):
         one = run(assembly, "--pipeline", "Shop/Photos", "--rate", "0.03", "--curve", curve, "--assume", "failures=0.1")
@@ -103,7 +104,10 @@ def test_a_table_that_holds_up_names_the_prop_that_warms_it_and_one_that_is_warm
     by_key = run(assembly, "--pipeline", "Shop/ByKey", "--route", "small", "--rate", "20")
     assert "of 4,000 write units a second: DynamoDB, initial throughput" in by_key
     held_up = run(assembly, "--pipeline", "Shop/ByKey", "--route", "small", *few)
+    assert "keeps up      no: " in held_up
+    assert "of 20.0 objects a second get rows" in held_up
     assert "advice        set warm_throughput of the ResultsTable" in held_up
+    assert "that you expect: 4" in held_up
     warm = run(assembly, "--pipeline", "Shop/Photos", "--rate", "300")
     assert "of 25,000 write units a second: DynamoDB, initial throughput" in warm
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cdk_inference import PropError
 from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption
-from cdk_inference.simulation import DOCUMENTED, Arrivals, Assumptions, Quotas, SimulationResult, simulate
+from cdk_inference.simulation import DOCUMENTED, Arrivals, Assumptions, Quotas, SimulationResult, simulate, sweep
 
 LITE0 = CpuOption("lite0", milliseconds=2.796)
 GPU = GpuOption("gpu", milliseconds=2)
@@ -175,6 +175,28 @@ def test_what_breaks_first_is_the_quota_that_is_short(
     assert DOCUMENTED[short].name in short_of.explain()
     assert not enough.held_up_by
     assert short_of.latency.p95 > enough.latency.p95 or short == "new_environments"
+
+
+def test_what_breaks_first_in_an_overload_is_what_breaks_at_the_lowest_rate() -> None:
+    # EventBridge and the table hold up both, and the table lets fewer objects through.
+    quotas = Quotas(eventbridge_invocations=300, table_writes_at_first=100)
+    [overloaded] = (swept := sweep(LITE0, [400], quotas=quotas)).results
+    both = {"eventbridge_invocations", "table_writes_at_first"}
+    assert both <= {use.quota.field for use in overloaded.held_up_by}
+    limit = swept.limit_of(overloaded)
+    assert (limit.breaks_first.quota, limit.held_up_by) == (DOCUMENTED["table_writes_at_first"], ())
+    assert limit.breaks_at == pytest.approx(50, rel=0.15)
+    assert (overloaded.keeps_up, limit.keeps_up) == (False, True)
+    told = overloaded.explain(limit)
+    assert f"breaks first  at about {limit.breaks_at:.1f} objects a second: DynamoDB" in told
+    assert "write units a second that you expect: 8" in told
+    calm = sweep(LITE0, [20, 400], quotas=quotas)
+    assert calm.limit is calm.limit_of(calm.results[1]) is calm.results[0]
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3, 20])
+def test_few_objects_that_come_at_uneven_times_keep_up(rate: float) -> None:
+    assert all(simulate(LITE0, Arrivals.constant(rate, seconds=3600), seed=seed).keeps_up for seed in range(5))
 
 
 def test_a_table_on_demand_doubles_its_writes() -> None:
