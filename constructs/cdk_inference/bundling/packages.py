@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from aws_cdk import Annotations, Stack
+
 from cdk_inference.bundling.bundle import BundledCode, WheelPart, bundle, lambda_source, runtime_files
+from cdk_inference.bundling.imports import missing_modules
 from cdk_inference.common.platform import LambdaPlatform
 
 if TYPE_CHECKING:
@@ -109,7 +112,7 @@ class ZipPackage:
         return PackagedCode(bundled.code(), self.handler, resolved.runtime, resolved.cdk_architecture)
 
     def bundled(self, scope: Construct, *, name: str, platform: LambdaPlatform) -> BundledCode:
-        """Return the zip itself, for a platform that is resolved."""
+        """Return the zip itself, for a platform that is resolved. An import that cannot work gets a warning."""
         source = lambda_source()
         lists = [self.runtime_requirements] if isinstance(self.runtime_requirements, str) else self.runtime_requirements
         if self.engine == "python":
@@ -118,7 +121,7 @@ class ZipPackage:
         if self.engine is not None:
             kept = (*_ENGINE_FILES[self.engine], *_ENGINE_LICENSES)
             parts.append(WheelPart(source / "requirements" / "onnxruntime.txt", kept))
-        return bundle(
+        made = bundle(
             scope,
             name=name,
             requirements=[*(source / "requirements" / f"{entry}.txt" for entry in lists), *self.requirements],
@@ -127,3 +130,11 @@ class ZipPackage:
             excluded=self.excluded_requirements,
             parts=parts,
         )
+        if Stack.of(scope).bundling_required:
+            for file, modules in missing_modules(made.zip_path, self.sources).items():
+                Annotations.of(scope).add_warning_v2(
+                    "cdk-inference:imports",
+                    f"{file} imports {', '.join(modules)}, which its function does not have, so that it cannot start; "
+                    "add what is missing to requirements or sources of the stage",
+                )
+        return made

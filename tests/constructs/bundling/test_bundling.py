@@ -19,6 +19,7 @@ from tests.waiting import PATIENCE, wait_until
 
 from cdk_inference.bundling import bundle as bundling
 from cdk_inference.bundling.bundle import WheelPart, bundle, files_zip
+from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.bundling.wheels import Requirements
 from cdk_inference.common import contents
 from cdk_inference.common.cache import hash_file
@@ -554,6 +555,34 @@ def test_pinned_requirements_get_no_warning(stack, wheel, tmp_path) -> None:
     write(tmp_path, {"requirements.txt": b"alpha==1.0  # why\n-c pins.txt\n", "pins.txt": b"Beta.B===2.0\n"})
     pack(stack, [tmp_path / "requirements.txt", f"gamma @ {local.as_uri()}"])
     Annotations.from_stack(stack).has_no_warning("*", Match.string_like_regexp("leave versions open"))
+
+
+@pytest.mark.parametrize(
+    ("code", "missing"),
+    [
+        ("import gone\nimport alpha.more, beta\nfrom other.part import x", "gone, other"),
+        ("import alpha, json, boto3, inference_runtime, helper, folder.more\nfrom botocore import config", ""),
+        ("try:\n    import gone\nexcept ImportError:\n    gone = None\nif 0:\n    import other", ""),
+        ("def f():\n    import gone\nfrom . import sibling", ""),
+    ],
+    ids=["missing", "there", "caught", "later"],
+)
+def test_an_import_that_the_function_does_not_have_gets_a_warning(stack, wheel, tmp_path, code, missing) -> None:
+    wheel("alpha", "1.0", {"alpha/__init__.py": "", "alpha/more.py": "", "beta.cpython-314-aarch64-linux-gnu.so": ""})
+    user = write(
+        tmp_path / "user",
+        {"own.py": code.encode(), "helper.py": b"", "folder/more.py": b"import gone_from_a_folder", "bad.py": b"def"},
+    )
+    package = ZipPackage(
+        handler="own.f",
+        requirements=("alpha==1.0",),
+        sources={path.name: path for path in user.iterdir()},
+    )
+    package.bundled(stack, name="Own", platform=PLATFORM)
+    found = Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("does not have"))
+    said = [str(each.entry.data).partition(" [ack")[0] for each in found]
+    expected = f"own.py imports {missing}, which its function does not have, so that it cannot start; "
+    assert said == ([f"{expected}add what is missing to requirements or sources of the stage"] if missing else [])
 
 
 def test_requirement_without_a_wheel_for_the_platform_fails(stack, wheel) -> None:
