@@ -219,6 +219,9 @@ class _Api(Input):
 
     def send(self, data: bytes, content_type: str, authorization: str) -> dict[str, Any]:
         """Send a request, with the signature of the account's root and an API key where the API wants them."""
+        for name, value in {"type": content_type, "authorization": authorization}.items():
+            if not (value.isascii() and value.isprintable()):
+                raise LocalError(f"{name} must be a single line of printable ASCII, got {value[:100]!r}")
         headers = {"content-type": content_type or "application/octet-stream"}
         if self._with_key:
             headers["x-api-key"] = self._key()
