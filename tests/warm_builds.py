@@ -45,11 +45,18 @@ IMPORTED = (
 
 
 class WarmBuilds:
-    """Stands for the module `subprocess` in `cdk_inference.model.process`."""
+    """Stands for the module `subprocess` in `cdk_inference.model.process`.
+
+    Parameters
+    ----------
+    measuring
+        Whether builds measure their models as long as those of users; otherwise for tenths of a second.
+    """
 
     DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
 
-    def __init__(self) -> None:
+    def __init__(self, *, measuring: bool) -> None:
+        self._measuring = measuring
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._usual = _at_start(os.environ | process.ENVIRONMENT)
@@ -60,26 +67,26 @@ class WarmBuilds:
         environment = options["env"]
         if python != [sys.executable, "-P", "-m", MODULE] or _at_start(environment) != self._usual:
             return subprocess.Popen(command, **options)
-        if self._server is None or self._server.poll() is not None:
-            self._start(environment)
+        if self._connection is None or self._server is None or self._server.poll() is not None:
+            self._server, self._connection = self._started(environment)
         return _Build(self._connection, work, environment, options["stderr"].fileno())
 
     def close(self) -> None:
         """End the process that has torch; it ends when nobody is connected."""
-        if self._server is not None:
+        if self._server is not None and self._connection is not None:
             self._connection.close()
             self._server.wait()
 
-    def _start(self, environment: Mapping[str, str]) -> None:
+    def _started(self, environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._server = subprocess.Popen(
-                [sys.executable, "-P", __file__, str(theirs.fileno())],
+            server = subprocess.Popen(
+                [sys.executable, "-P", __file__, str(theirs.fileno()), *(["measuring"] if self._measuring else [])],
                 pass_fds=[theirs.fileno()],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
             )
-        self._connection = ours
+        return server, ours
 
 
 class _Build:
@@ -135,12 +142,13 @@ def measure_less() -> None:
     measure.ROUND_SECONDS, measure.ROUNDS, measure.MAX_SECONDS = 0.02, 1, 2.0
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, *, measuring: bool) -> None:
     """Import what a build imports, and fork for each request until nobody is connected."""
     for name in IMPORTED:
         import_module(name)
     keep_functions()
-    measure_less()
+    if not measuring:
+        measure_less()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who watch builds leave nothing behind
     while True:
@@ -192,12 +200,18 @@ def _build(asked: dict[str, Any], output: int, log: int) -> None:
         os._exit(code)
 
 
-def install() -> WarmBuilds:
-    """Let this process build as described above, until what is returned is closed."""
-    warm = WarmBuilds()
-    process.subprocess = warm
+def install(*, measuring: bool = False) -> WarmBuilds:
+    """Let this process build as described above, until what is returned is closed.
+
+    Parameters
+    ----------
+    measuring
+        As that of `WarmBuilds`.
+    """
+    warm = WarmBuilds(measuring=measuring)
+    setattr(process, "subprocess", warm)  # noqa: B010 - another type
     return warm
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), measuring="measuring" in sys.argv[2:])

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import App, Environment, Stack
+from tests import warm_builds
 
 from cdk_inference import Execution, Inference, InferencePipeline, ModelArtifact, ModelDelivery, Postprocess, Preprocess
 from cdk_inference.model import PackageFile
@@ -86,10 +88,12 @@ def main() -> None:
     # A known account makes the name of the asset bucket a plain text in the template.
     stack = Stack(app, STACK, env=Environment(account=ACCOUNT, region=REGION))
     found = pipelines()
-    models = {recipe: model_of(stack, recipe) for recipe in dict.fromkeys(props["model"] for props in found.values())}
-    for name in CASES:
-        InferencePipeline(stack, name, **{**found[name], "model": models[found[name]["model"]]})
-    app.synth()
+    recipes = dict.fromkeys(props["model"] for props in found.values())
+    with closing(warm_builds.install(measuring=True)):  # torch is imported once, and not for each model
+        models = {recipe: model_of(stack, recipe) for recipe in recipes}
+        for name in CASES:
+            InferencePipeline(stack, name, **{**found[name], "model": models[found[name]["model"]]})
+        app.synth()
 
 
 if __name__ == "__main__":
