@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import tomllib
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,6 +33,23 @@ def test_cdk_json_has_all_recommended_feature_flags() -> None:
     missing = {flag: value for flag, value in recommended.items() if context.get(flag) != value}
     assert missing == {}, f"put these under context in cdk.json: {json.dumps(missing, indent=2)}"
     assert sorted(context.keys() - recommended.keys()) == [], "aws-cdk-lib knows these no more: remove them"
+
+
+def test_mypy_reads_each_service_of_the_cdk_that_we_use() -> None:
+    """A module that it skips has the type Any, so that no mistake in its use shows."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
+    (read,) = (set(each["module"]) for each in settings["overrides"] if each.get("follow_imports") == "silent")
+    services = {path.stem for path in files("aws_cdk").iterdir()}
+    used = set()
+    for folder in ("constructs/cdk_inference", "lambda_src", "verify"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(text)) if "aws_cdk" in (text := path.read_text("utf-8")) else ():
+                if isinstance(node, ast.ImportFrom) and node.module == "aws_cdk":
+                    used |= {f"aws_cdk.{alias.name}" for alias in node.names if alias.name in services}
+                elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("aws_cdk."):
+                    used.add(str(node.module))
+    assert len(used) > 20
+    assert {name for name in used - read if not name.startswith("aws_cdk.interfaces.")} == set()
 
 
 def test_base_package_imports_without_any_extra() -> None:
