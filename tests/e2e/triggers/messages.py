@@ -43,6 +43,7 @@ class Messages(Watched):
         super().__init__(cloud, name, bucket="", parts={"queue": "none", **parts})
         self.bucket = source or f"sqs:{self.queue.rsplit('/', 1)[-1]}"
         self.undelivered_queue = self._url(parts["undelivered-queue"]) if "undelivered-queue" in parts else None
+        self._older: tuple[set[str], Counter[str]] = (set(), Counter())
 
     def send(self, bodies: Iterable[str]) -> list[str]:
         """Send messages, and return their ids."""
@@ -58,18 +59,28 @@ class Messages(Watched):
         assert self.undelivered_queue is not None
         return self.messages(self.undelivered_queue)
 
+    def leave_out_what_is_there(self) -> None:
+        """Let `settle` tell nothing of the items of other tests, which are settled."""
+        self._older = {row["key"] for row in self.rows()}, Counter(self.dead_bodies())
+
     def settle(self, items: int, timeout: float = 2 * PATIENCE) -> tuple[dict[str, str], list[str]]:
         """Wait until so many items have a row or a dead letter and the queue is empty; return statuses and letters."""
         wait_until(
-            lambda: len(self.rows()) + len(self.dead_bodies()) >= items and not self.waiting(),
-            lambda: f"{len(self.rows())} rows, {len(self.dead_bodies())} dead letters of {items}",
+            lambda: len(self._new_rows()) + len(self._new_letters()) >= items and not self.waiting(),
+            lambda: f"{len(self._new_rows())} rows, {len(self._new_letters())} dead letters of {items}",
             timeout=timeout,
             every=0.5,
         )
-        rows = self.rows()
+        rows = self._new_rows()
         often = [key for key, times in Counter(row["key"] for row in rows).items() if times > 1]
         assert not often
-        return {row["key"]: row["status"] for row in rows}, self.dead_bodies()
+        return {row["key"]: row["status"] for row in rows}, self._new_letters()
+
+    def _new_rows(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows() if row["key"] not in self._older[0]]
+
+    def _new_letters(self) -> list[str]:
+        return list((Counter(self.dead_bodies()) - self._older[1]).elements())
 
 
 def order(item: object, version: object, **fields: Any) -> str:

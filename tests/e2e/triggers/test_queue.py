@@ -17,6 +17,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_each_message_ends_once(texts: Messages, pipes: PipeRunner) -> None:
+    texts.leave_out_what_is_there()
     bodies = {
         "return [1, 2, 30, 40]": "SUCCEEDED",
         "return [1, 2]": "REJECTED",

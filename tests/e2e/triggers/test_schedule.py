@@ -35,6 +35,7 @@ def run(cloud: LocalCloud, runs: Messages, name: str, queue: str | None = None) 
 
 
 def test_each_input_of_a_run_ends_once(cloud: LocalCloud, nightly: Messages, pipes: PipeRunner) -> None:
+    nightly.leave_out_what_is_there()
     times = {name: run(cloud, nightly, name) for name in ("small", "none")}
     ends, dead = nightly.settle(2)
     assert ends == {f"small/{times['small']}": "SUCCEEDED"}

@@ -44,7 +44,7 @@ def hash_files(folder: Path, recipe: ModelRecipe) -> dict[str, str]:
     """Return the SHA-256 of each file in the folder that the build can read, by its relative POSIX name.
 
     Python files count if the recipe's functions can import or read them, and files that describe a project only if such
-    code names them. A file does not count, if only the ``__main__`` part of such code names it: a person made it by
+    code names them. A file does not count if only the ``__main__`` part of such code names it: a person made it by
     running the code. The content of the recipe's own file is hashed apart: a comment in it exports nothing again.
 
     Raises
