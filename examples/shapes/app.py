@@ -2,8 +2,9 @@
 
 from aws_cdk import App, CfnOutput, Stack
 
-from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess, hide_tracebacks
 
+hide_tracebacks()
 app = App()
 stack = Stack(app, "Shapes")
 pipeline = InferencePipeline(

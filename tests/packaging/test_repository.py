@@ -9,6 +9,8 @@ import tomllib
 from importlib.resources import files
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,15 +25,16 @@ def test_constructs_is_pypis_package_from_the_repository_root() -> None:
     assert module == "constructs"
 
 
-def test_cdk_json_has_all_recommended_feature_flags() -> None:
+@pytest.mark.parametrize("settings", ["cdk.json", "constructs/cdk_inference/init/templates/cdk.json"])
+def test_cdk_json_has_all_recommended_feature_flags(settings: str) -> None:
     (library,) = (path for path in files("aws_cdk._jsii").iterdir() if path.name.startswith("aws-cdk-lib@"))
     with library.open("rb") as file, tarfile.open(fileobj=file) as archive:
         member = archive.extractfile("package/recommended-feature-flags.json")
         assert member is not None
         recommended = json.load(member)
-    context = json.loads((ROOT / "cdk.json").read_text())["context"]
+    context = json.loads((ROOT / settings).read_text())["context"]
     missing = {flag: value for flag, value in recommended.items() if context.get(flag) != value}
-    assert missing == {}, f"put these under context in cdk.json: {json.dumps(missing, indent=2)}"
+    assert missing == {}, f"put these under context in {settings}: {json.dumps(missing, indent=2)}"
     assert sorted(context.keys() - recommended.keys()) == [], "aws-cdk-lib knows these no more: remove them"
 
 
