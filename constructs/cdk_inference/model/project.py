@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.cache import cache_root, hash_data, hash_folder, make_cache
+from cdk_inference.common.figures import size
 from cdk_inference.common.props.prop_types import check_arguments
 from cdk_inference.common.store import limit_bytes, prune, touch
 from cdk_inference.common.terminal import say
@@ -480,7 +481,7 @@ def read_entry(entry: Path) -> BuiltModel | None:
 def _summary(manifest: Manifest) -> str:
     line = (
         f"model {manifest.name}: version {manifest.model_version}, {manifest.precision}, "
-        f"{manifest.baseline_size_bytes / 1e6:.1f} MB -> {manifest.size_bytes / 1e6:.1f} MB"
+        f"{size(manifest.baseline_size_bytes)} -> {size(manifest.size_bytes)}"
     )
     metric = manifest.metric
     return f"{line}, {metric.name} {metric.quantized:.3f} (gate {metric.gate:.3f})" if metric else line
