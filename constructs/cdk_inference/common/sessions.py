@@ -27,7 +27,7 @@ def open_session(profile: str | None, region: str | None) -> boto3.Session:
     Raises
     ------
     SessionError
-        There is no such profile, no Region, or no credentials.
+        The profile does not exist, or a Region or credentials are missing.
     """
     try:
         session = boto3.Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION") or None)

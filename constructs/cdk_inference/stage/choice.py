@@ -72,7 +72,7 @@ def chosen(stage: str, options: Sequence[str], kind: Kind) -> Preprocess | Postp
     Raises
     ------
     PropError
-        There is no such stage of this kind, or no such option, or an option has a wrong value.
+        The stage or an option is unknown, or an option has a wrong value.
     """
     if stage not in BUILTIN:
         if ":" not in stage:

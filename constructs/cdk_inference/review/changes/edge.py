@@ -26,7 +26,7 @@ class EdgeFigure:
     name
         The name of the number.
     before, after
-        The texts; a dash where there is no such component.
+        The texts; a dash where the component is missing.
     more
         By which share it rises, such as 0.25; None if that cannot be told.
     told
